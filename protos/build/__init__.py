@@ -1,0 +1,1 @@
+"""Interfaces published under the name `build`."""

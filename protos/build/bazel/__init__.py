@@ -1,0 +1,1 @@
+"""Interfaces published by the Bazel community."""

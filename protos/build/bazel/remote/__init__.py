@@ -1,0 +1,1 @@
+"""Remote execution, assets and log streams."""

@@ -1,0 +1,1 @@
+"""Streams of bytes under a resource name."""

@@ -1,0 +1,1 @@
+"""Interfaces published by gRPC."""

@@ -1,0 +1,1 @@
+"""The health check, version 1."""
