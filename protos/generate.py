@@ -26,6 +26,7 @@ OPERATIONS_PROTO = "google/longrunning/operations.proto"
 OPERATIONS_SHIPPED_AS = "google/longrunning/operations_proto.proto"
 
 IMPORT = re.compile(r"^from (?P<package>[\w.]+) import (?P<module>\w+_pb2)\b", re.MULTILINE)
+BARE_MAPPING = re.compile(r"_Mapping(?=\])")
 REGISTERED_NAME = re.compile(r"(?<=BuildTopDescriptorsAndMessages\(DESCRIPTOR, ')(?P<name>[\w.]+)(?=')")
 
 
@@ -59,6 +60,11 @@ def rerooted(code: str, own_modules: frozenset[str]) -> str:
     return REGISTERED_NAME.sub(r"protos.\g<name>", IMPORT.sub(move_import, code))
 
 
+def typed(stub: str) -> str:
+    """A stub whose message arguments, given as mappings of field names, pass a strict type checker."""
+    return BARE_MAPPING.sub("_Mapping[str, object]", stub)
+
+
 def generate(output_root: Path) -> list[Path]:
     """Write all generated modules below `output_root` and return their paths, sorted.
 
@@ -87,7 +93,8 @@ def generate(output_root: Path) -> list[Path]:
     for file in files:
         for suffix in ("_pb2.py", "_pb2.pyi"):
             path = output_root / (file.removesuffix(".proto") + suffix)
-            path.write_text(rerooted(path.read_text(), own_modules))
+            code = rerooted(path.read_text(), own_modules)
+            path.write_text(typed(code) if suffix.endswith(".pyi") else code)
             generated.append(path)
     return sorted(generated)
 

@@ -30,7 +30,7 @@ class Action(_message.Message):
     do_not_cache: bool
     salt: bytes
     platform: Platform
-    def __init__(self, command_digest: _Optional[_Union[Digest, _Mapping]] = ..., input_root_digest: _Optional[_Union[Digest, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., do_not_cache: _Optional[bool] = ..., salt: _Optional[bytes] = ..., platform: _Optional[_Union[Platform, _Mapping]] = ...) -> None: ...
+    def __init__(self, command_digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ..., input_root_digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping[str, object]]] = ..., do_not_cache: _Optional[bool] = ..., salt: _Optional[bytes] = ..., platform: _Optional[_Union[Platform, _Mapping[str, object]]] = ...) -> None: ...
 
 class Command(_message.Message):
     __slots__ = ("arguments", "environment_variables", "output_files", "output_directories", "output_paths", "platform", "working_directory", "output_node_properties", "output_directory_format")
@@ -67,7 +67,7 @@ class Command(_message.Message):
     working_directory: str
     output_node_properties: _containers.RepeatedScalarFieldContainer[str]
     output_directory_format: Command.OutputDirectoryFormat
-    def __init__(self, arguments: _Optional[_Iterable[str]] = ..., environment_variables: _Optional[_Iterable[_Union[Command.EnvironmentVariable, _Mapping]]] = ..., output_files: _Optional[_Iterable[str]] = ..., output_directories: _Optional[_Iterable[str]] = ..., output_paths: _Optional[_Iterable[str]] = ..., platform: _Optional[_Union[Platform, _Mapping]] = ..., working_directory: _Optional[str] = ..., output_node_properties: _Optional[_Iterable[str]] = ..., output_directory_format: _Optional[_Union[Command.OutputDirectoryFormat, str]] = ...) -> None: ...
+    def __init__(self, arguments: _Optional[_Iterable[str]] = ..., environment_variables: _Optional[_Iterable[_Union[Command.EnvironmentVariable, _Mapping[str, object]]]] = ..., output_files: _Optional[_Iterable[str]] = ..., output_directories: _Optional[_Iterable[str]] = ..., output_paths: _Optional[_Iterable[str]] = ..., platform: _Optional[_Union[Platform, _Mapping[str, object]]] = ..., working_directory: _Optional[str] = ..., output_node_properties: _Optional[_Iterable[str]] = ..., output_directory_format: _Optional[_Union[Command.OutputDirectoryFormat, str]] = ...) -> None: ...
 
 class Platform(_message.Message):
     __slots__ = ("properties",)
@@ -80,7 +80,7 @@ class Platform(_message.Message):
         def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     PROPERTIES_FIELD_NUMBER: _ClassVar[int]
     properties: _containers.RepeatedCompositeFieldContainer[Platform.Property]
-    def __init__(self, properties: _Optional[_Iterable[_Union[Platform.Property, _Mapping]]] = ...) -> None: ...
+    def __init__(self, properties: _Optional[_Iterable[_Union[Platform.Property, _Mapping[str, object]]]] = ...) -> None: ...
 
 class Directory(_message.Message):
     __slots__ = ("files", "directories", "symlinks", "node_properties")
@@ -92,7 +92,7 @@ class Directory(_message.Message):
     directories: _containers.RepeatedCompositeFieldContainer[DirectoryNode]
     symlinks: _containers.RepeatedCompositeFieldContainer[SymlinkNode]
     node_properties: NodeProperties
-    def __init__(self, files: _Optional[_Iterable[_Union[FileNode, _Mapping]]] = ..., directories: _Optional[_Iterable[_Union[DirectoryNode, _Mapping]]] = ..., symlinks: _Optional[_Iterable[_Union[SymlinkNode, _Mapping]]] = ..., node_properties: _Optional[_Union[NodeProperties, _Mapping]] = ...) -> None: ...
+    def __init__(self, files: _Optional[_Iterable[_Union[FileNode, _Mapping[str, object]]]] = ..., directories: _Optional[_Iterable[_Union[DirectoryNode, _Mapping[str, object]]]] = ..., symlinks: _Optional[_Iterable[_Union[SymlinkNode, _Mapping[str, object]]]] = ..., node_properties: _Optional[_Union[NodeProperties, _Mapping[str, object]]] = ...) -> None: ...
 
 class NodeProperty(_message.Message):
     __slots__ = ("name", "value")
@@ -110,7 +110,7 @@ class NodeProperties(_message.Message):
     properties: _containers.RepeatedCompositeFieldContainer[NodeProperty]
     mtime: _timestamp_pb2.Timestamp
     unix_mode: _wrappers_pb2.UInt32Value
-    def __init__(self, properties: _Optional[_Iterable[_Union[NodeProperty, _Mapping]]] = ..., mtime: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., unix_mode: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ...) -> None: ...
+    def __init__(self, properties: _Optional[_Iterable[_Union[NodeProperty, _Mapping[str, object]]]] = ..., mtime: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., unix_mode: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping[str, object]]] = ...) -> None: ...
 
 class FileNode(_message.Message):
     __slots__ = ("name", "digest", "is_executable", "node_properties")
@@ -122,7 +122,7 @@ class FileNode(_message.Message):
     digest: Digest
     is_executable: bool
     node_properties: NodeProperties
-    def __init__(self, name: _Optional[str] = ..., digest: _Optional[_Union[Digest, _Mapping]] = ..., is_executable: _Optional[bool] = ..., node_properties: _Optional[_Union[NodeProperties, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ..., is_executable: _Optional[bool] = ..., node_properties: _Optional[_Union[NodeProperties, _Mapping[str, object]]] = ...) -> None: ...
 
 class DirectoryNode(_message.Message):
     __slots__ = ("name", "digest")
@@ -130,7 +130,7 @@ class DirectoryNode(_message.Message):
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     name: str
     digest: Digest
-    def __init__(self, name: _Optional[str] = ..., digest: _Optional[_Union[Digest, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ...) -> None: ...
 
 class SymlinkNode(_message.Message):
     __slots__ = ("name", "target", "node_properties")
@@ -140,7 +140,7 @@ class SymlinkNode(_message.Message):
     name: str
     target: str
     node_properties: NodeProperties
-    def __init__(self, name: _Optional[str] = ..., target: _Optional[str] = ..., node_properties: _Optional[_Union[NodeProperties, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., target: _Optional[str] = ..., node_properties: _Optional[_Union[NodeProperties, _Mapping[str, object]]] = ...) -> None: ...
 
 class Digest(_message.Message):
     __slots__ = ("hash", "size_bytes")
@@ -176,7 +176,7 @@ class ExecutedActionMetadata(_message.Message):
     output_upload_start_timestamp: _timestamp_pb2.Timestamp
     output_upload_completed_timestamp: _timestamp_pb2.Timestamp
     auxiliary_metadata: _containers.RepeatedCompositeFieldContainer[_any_pb2.Any]
-    def __init__(self, worker: _Optional[str] = ..., queued_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., worker_start_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., worker_completed_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., input_fetch_start_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., input_fetch_completed_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., execution_start_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., execution_completed_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., virtual_execution_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., output_upload_start_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., output_upload_completed_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., auxiliary_metadata: _Optional[_Iterable[_Union[_any_pb2.Any, _Mapping]]] = ...) -> None: ...
+    def __init__(self, worker: _Optional[str] = ..., queued_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., worker_start_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., worker_completed_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., input_fetch_start_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., input_fetch_completed_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., execution_start_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., execution_completed_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., virtual_execution_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping[str, object]]] = ..., output_upload_start_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., output_upload_completed_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., auxiliary_metadata: _Optional[_Iterable[_Union[_any_pb2.Any, _Mapping[str, object]]]] = ...) -> None: ...
 
 class ActionResult(_message.Message):
     __slots__ = ("output_files", "output_file_symlinks", "output_symlinks", "output_directories", "output_directory_symlinks", "exit_code", "stdout_raw", "stdout_digest", "stderr_raw", "stderr_digest", "execution_metadata")
@@ -202,7 +202,7 @@ class ActionResult(_message.Message):
     stderr_raw: bytes
     stderr_digest: Digest
     execution_metadata: ExecutedActionMetadata
-    def __init__(self, output_files: _Optional[_Iterable[_Union[OutputFile, _Mapping]]] = ..., output_file_symlinks: _Optional[_Iterable[_Union[OutputSymlink, _Mapping]]] = ..., output_symlinks: _Optional[_Iterable[_Union[OutputSymlink, _Mapping]]] = ..., output_directories: _Optional[_Iterable[_Union[OutputDirectory, _Mapping]]] = ..., output_directory_symlinks: _Optional[_Iterable[_Union[OutputSymlink, _Mapping]]] = ..., exit_code: _Optional[int] = ..., stdout_raw: _Optional[bytes] = ..., stdout_digest: _Optional[_Union[Digest, _Mapping]] = ..., stderr_raw: _Optional[bytes] = ..., stderr_digest: _Optional[_Union[Digest, _Mapping]] = ..., execution_metadata: _Optional[_Union[ExecutedActionMetadata, _Mapping]] = ...) -> None: ...
+    def __init__(self, output_files: _Optional[_Iterable[_Union[OutputFile, _Mapping[str, object]]]] = ..., output_file_symlinks: _Optional[_Iterable[_Union[OutputSymlink, _Mapping[str, object]]]] = ..., output_symlinks: _Optional[_Iterable[_Union[OutputSymlink, _Mapping[str, object]]]] = ..., output_directories: _Optional[_Iterable[_Union[OutputDirectory, _Mapping[str, object]]]] = ..., output_directory_symlinks: _Optional[_Iterable[_Union[OutputSymlink, _Mapping[str, object]]]] = ..., exit_code: _Optional[int] = ..., stdout_raw: _Optional[bytes] = ..., stdout_digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ..., stderr_raw: _Optional[bytes] = ..., stderr_digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ..., execution_metadata: _Optional[_Union[ExecutedActionMetadata, _Mapping[str, object]]] = ...) -> None: ...
 
 class OutputFile(_message.Message):
     __slots__ = ("path", "digest", "is_executable", "contents", "node_properties")
@@ -216,7 +216,7 @@ class OutputFile(_message.Message):
     is_executable: bool
     contents: bytes
     node_properties: NodeProperties
-    def __init__(self, path: _Optional[str] = ..., digest: _Optional[_Union[Digest, _Mapping]] = ..., is_executable: _Optional[bool] = ..., contents: _Optional[bytes] = ..., node_properties: _Optional[_Union[NodeProperties, _Mapping]] = ...) -> None: ...
+    def __init__(self, path: _Optional[str] = ..., digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ..., is_executable: _Optional[bool] = ..., contents: _Optional[bytes] = ..., node_properties: _Optional[_Union[NodeProperties, _Mapping[str, object]]] = ...) -> None: ...
 
 class Tree(_message.Message):
     __slots__ = ("root", "children")
@@ -224,7 +224,7 @@ class Tree(_message.Message):
     CHILDREN_FIELD_NUMBER: _ClassVar[int]
     root: Directory
     children: _containers.RepeatedCompositeFieldContainer[Directory]
-    def __init__(self, root: _Optional[_Union[Directory, _Mapping]] = ..., children: _Optional[_Iterable[_Union[Directory, _Mapping]]] = ...) -> None: ...
+    def __init__(self, root: _Optional[_Union[Directory, _Mapping[str, object]]] = ..., children: _Optional[_Iterable[_Union[Directory, _Mapping[str, object]]]] = ...) -> None: ...
 
 class OutputDirectory(_message.Message):
     __slots__ = ("path", "tree_digest", "is_topologically_sorted", "root_directory_digest")
@@ -236,7 +236,7 @@ class OutputDirectory(_message.Message):
     tree_digest: Digest
     is_topologically_sorted: bool
     root_directory_digest: Digest
-    def __init__(self, path: _Optional[str] = ..., tree_digest: _Optional[_Union[Digest, _Mapping]] = ..., is_topologically_sorted: _Optional[bool] = ..., root_directory_digest: _Optional[_Union[Digest, _Mapping]] = ...) -> None: ...
+    def __init__(self, path: _Optional[str] = ..., tree_digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ..., is_topologically_sorted: _Optional[bool] = ..., root_directory_digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ...) -> None: ...
 
 class OutputSymlink(_message.Message):
     __slots__ = ("path", "target", "node_properties")
@@ -246,7 +246,7 @@ class OutputSymlink(_message.Message):
     path: str
     target: str
     node_properties: NodeProperties
-    def __init__(self, path: _Optional[str] = ..., target: _Optional[str] = ..., node_properties: _Optional[_Union[NodeProperties, _Mapping]] = ...) -> None: ...
+    def __init__(self, path: _Optional[str] = ..., target: _Optional[str] = ..., node_properties: _Optional[_Union[NodeProperties, _Mapping[str, object]]] = ...) -> None: ...
 
 class ExecutionPolicy(_message.Message):
     __slots__ = ("priority",)
@@ -280,7 +280,7 @@ class ExecuteRequest(_message.Message):
     inline_stdout: bool
     inline_stderr: bool
     inline_output_files: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, instance_name: _Optional[str] = ..., skip_cache_lookup: _Optional[bool] = ..., action_digest: _Optional[_Union[Digest, _Mapping]] = ..., execution_policy: _Optional[_Union[ExecutionPolicy, _Mapping]] = ..., results_cache_policy: _Optional[_Union[ResultsCachePolicy, _Mapping]] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ..., inline_stdout: _Optional[bool] = ..., inline_stderr: _Optional[bool] = ..., inline_output_files: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, instance_name: _Optional[str] = ..., skip_cache_lookup: _Optional[bool] = ..., action_digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ..., execution_policy: _Optional[_Union[ExecutionPolicy, _Mapping[str, object]]] = ..., results_cache_policy: _Optional[_Union[ResultsCachePolicy, _Mapping[str, object]]] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ..., inline_stdout: _Optional[bool] = ..., inline_stderr: _Optional[bool] = ..., inline_output_files: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LogFile(_message.Message):
     __slots__ = ("digest", "human_readable")
@@ -288,7 +288,7 @@ class LogFile(_message.Message):
     HUMAN_READABLE_FIELD_NUMBER: _ClassVar[int]
     digest: Digest
     human_readable: bool
-    def __init__(self, digest: _Optional[_Union[Digest, _Mapping]] = ..., human_readable: _Optional[bool] = ...) -> None: ...
+    def __init__(self, digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ..., human_readable: _Optional[bool] = ...) -> None: ...
 
 class ExecuteResponse(_message.Message):
     __slots__ = ("result", "cached_result", "status", "server_logs", "message")
@@ -298,7 +298,7 @@ class ExecuteResponse(_message.Message):
         VALUE_FIELD_NUMBER: _ClassVar[int]
         key: str
         value: LogFile
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[LogFile, _Mapping]] = ...) -> None: ...
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[LogFile, _Mapping[str, object]]] = ...) -> None: ...
     RESULT_FIELD_NUMBER: _ClassVar[int]
     CACHED_RESULT_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -309,7 +309,7 @@ class ExecuteResponse(_message.Message):
     status: _status_pb2.Status
     server_logs: _containers.MessageMap[str, LogFile]
     message: str
-    def __init__(self, result: _Optional[_Union[ActionResult, _Mapping]] = ..., cached_result: _Optional[bool] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., server_logs: _Optional[_Mapping[str, LogFile]] = ..., message: _Optional[str] = ...) -> None: ...
+    def __init__(self, result: _Optional[_Union[ActionResult, _Mapping[str, object]]] = ..., cached_result: _Optional[bool] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping[str, object]]] = ..., server_logs: _Optional[_Mapping[str, LogFile]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class ExecutionStage(_message.Message):
     __slots__ = ()
@@ -341,7 +341,7 @@ class ExecuteOperationMetadata(_message.Message):
     stderr_stream_name: str
     partial_execution_metadata: ExecutedActionMetadata
     digest_function: DigestFunction.Value
-    def __init__(self, stage: _Optional[_Union[ExecutionStage.Value, str]] = ..., action_digest: _Optional[_Union[Digest, _Mapping]] = ..., stdout_stream_name: _Optional[str] = ..., stderr_stream_name: _Optional[str] = ..., partial_execution_metadata: _Optional[_Union[ExecutedActionMetadata, _Mapping]] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ...) -> None: ...
+    def __init__(self, stage: _Optional[_Union[ExecutionStage.Value, str]] = ..., action_digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ..., stdout_stream_name: _Optional[str] = ..., stderr_stream_name: _Optional[str] = ..., partial_execution_metadata: _Optional[_Union[ExecutedActionMetadata, _Mapping[str, object]]] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ...) -> None: ...
 
 class WaitExecutionRequest(_message.Message):
     __slots__ = ("name",)
@@ -363,7 +363,7 @@ class GetActionResultRequest(_message.Message):
     inline_stderr: bool
     inline_output_files: _containers.RepeatedScalarFieldContainer[str]
     digest_function: DigestFunction.Value
-    def __init__(self, instance_name: _Optional[str] = ..., action_digest: _Optional[_Union[Digest, _Mapping]] = ..., inline_stdout: _Optional[bool] = ..., inline_stderr: _Optional[bool] = ..., inline_output_files: _Optional[_Iterable[str]] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ...) -> None: ...
+    def __init__(self, instance_name: _Optional[str] = ..., action_digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ..., inline_stdout: _Optional[bool] = ..., inline_stderr: _Optional[bool] = ..., inline_output_files: _Optional[_Iterable[str]] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ...) -> None: ...
 
 class UpdateActionResultRequest(_message.Message):
     __slots__ = ("instance_name", "action_digest", "action_result", "results_cache_policy", "digest_function")
@@ -377,7 +377,7 @@ class UpdateActionResultRequest(_message.Message):
     action_result: ActionResult
     results_cache_policy: ResultsCachePolicy
     digest_function: DigestFunction.Value
-    def __init__(self, instance_name: _Optional[str] = ..., action_digest: _Optional[_Union[Digest, _Mapping]] = ..., action_result: _Optional[_Union[ActionResult, _Mapping]] = ..., results_cache_policy: _Optional[_Union[ResultsCachePolicy, _Mapping]] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ...) -> None: ...
+    def __init__(self, instance_name: _Optional[str] = ..., action_digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ..., action_result: _Optional[_Union[ActionResult, _Mapping[str, object]]] = ..., results_cache_policy: _Optional[_Union[ResultsCachePolicy, _Mapping[str, object]]] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ...) -> None: ...
 
 class FindMissingBlobsRequest(_message.Message):
     __slots__ = ("instance_name", "blob_digests", "digest_function")
@@ -387,13 +387,13 @@ class FindMissingBlobsRequest(_message.Message):
     instance_name: str
     blob_digests: _containers.RepeatedCompositeFieldContainer[Digest]
     digest_function: DigestFunction.Value
-    def __init__(self, instance_name: _Optional[str] = ..., blob_digests: _Optional[_Iterable[_Union[Digest, _Mapping]]] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ...) -> None: ...
+    def __init__(self, instance_name: _Optional[str] = ..., blob_digests: _Optional[_Iterable[_Union[Digest, _Mapping[str, object]]]] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ...) -> None: ...
 
 class FindMissingBlobsResponse(_message.Message):
     __slots__ = ("missing_blob_digests",)
     MISSING_BLOB_DIGESTS_FIELD_NUMBER: _ClassVar[int]
     missing_blob_digests: _containers.RepeatedCompositeFieldContainer[Digest]
-    def __init__(self, missing_blob_digests: _Optional[_Iterable[_Union[Digest, _Mapping]]] = ...) -> None: ...
+    def __init__(self, missing_blob_digests: _Optional[_Iterable[_Union[Digest, _Mapping[str, object]]]] = ...) -> None: ...
 
 class BatchUpdateBlobsRequest(_message.Message):
     __slots__ = ("instance_name", "requests", "digest_function")
@@ -405,14 +405,14 @@ class BatchUpdateBlobsRequest(_message.Message):
         digest: Digest
         data: bytes
         compressor: Compressor.Value
-        def __init__(self, digest: _Optional[_Union[Digest, _Mapping]] = ..., data: _Optional[bytes] = ..., compressor: _Optional[_Union[Compressor.Value, str]] = ...) -> None: ...
+        def __init__(self, digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ..., data: _Optional[bytes] = ..., compressor: _Optional[_Union[Compressor.Value, str]] = ...) -> None: ...
     INSTANCE_NAME_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FUNCTION_FIELD_NUMBER: _ClassVar[int]
     instance_name: str
     requests: _containers.RepeatedCompositeFieldContainer[BatchUpdateBlobsRequest.Request]
     digest_function: DigestFunction.Value
-    def __init__(self, instance_name: _Optional[str] = ..., requests: _Optional[_Iterable[_Union[BatchUpdateBlobsRequest.Request, _Mapping]]] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ...) -> None: ...
+    def __init__(self, instance_name: _Optional[str] = ..., requests: _Optional[_Iterable[_Union[BatchUpdateBlobsRequest.Request, _Mapping[str, object]]]] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ...) -> None: ...
 
 class BatchUpdateBlobsResponse(_message.Message):
     __slots__ = ("responses",)
@@ -422,10 +422,10 @@ class BatchUpdateBlobsResponse(_message.Message):
         STATUS_FIELD_NUMBER: _ClassVar[int]
         digest: Digest
         status: _status_pb2.Status
-        def __init__(self, digest: _Optional[_Union[Digest, _Mapping]] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+        def __init__(self, digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping[str, object]]] = ...) -> None: ...
     RESPONSES_FIELD_NUMBER: _ClassVar[int]
     responses: _containers.RepeatedCompositeFieldContainer[BatchUpdateBlobsResponse.Response]
-    def __init__(self, responses: _Optional[_Iterable[_Union[BatchUpdateBlobsResponse.Response, _Mapping]]] = ...) -> None: ...
+    def __init__(self, responses: _Optional[_Iterable[_Union[BatchUpdateBlobsResponse.Response, _Mapping[str, object]]]] = ...) -> None: ...
 
 class BatchReadBlobsRequest(_message.Message):
     __slots__ = ("instance_name", "digests", "acceptable_compressors", "digest_function")
@@ -437,7 +437,7 @@ class BatchReadBlobsRequest(_message.Message):
     digests: _containers.RepeatedCompositeFieldContainer[Digest]
     acceptable_compressors: _containers.RepeatedScalarFieldContainer[Compressor.Value]
     digest_function: DigestFunction.Value
-    def __init__(self, instance_name: _Optional[str] = ..., digests: _Optional[_Iterable[_Union[Digest, _Mapping]]] = ..., acceptable_compressors: _Optional[_Iterable[_Union[Compressor.Value, str]]] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ...) -> None: ...
+    def __init__(self, instance_name: _Optional[str] = ..., digests: _Optional[_Iterable[_Union[Digest, _Mapping[str, object]]]] = ..., acceptable_compressors: _Optional[_Iterable[_Union[Compressor.Value, str]]] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ...) -> None: ...
 
 class BatchReadBlobsResponse(_message.Message):
     __slots__ = ("responses",)
@@ -451,10 +451,10 @@ class BatchReadBlobsResponse(_message.Message):
         data: bytes
         compressor: Compressor.Value
         status: _status_pb2.Status
-        def __init__(self, digest: _Optional[_Union[Digest, _Mapping]] = ..., data: _Optional[bytes] = ..., compressor: _Optional[_Union[Compressor.Value, str]] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+        def __init__(self, digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ..., data: _Optional[bytes] = ..., compressor: _Optional[_Union[Compressor.Value, str]] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping[str, object]]] = ...) -> None: ...
     RESPONSES_FIELD_NUMBER: _ClassVar[int]
     responses: _containers.RepeatedCompositeFieldContainer[BatchReadBlobsResponse.Response]
-    def __init__(self, responses: _Optional[_Iterable[_Union[BatchReadBlobsResponse.Response, _Mapping]]] = ...) -> None: ...
+    def __init__(self, responses: _Optional[_Iterable[_Union[BatchReadBlobsResponse.Response, _Mapping[str, object]]]] = ...) -> None: ...
 
 class GetTreeRequest(_message.Message):
     __slots__ = ("instance_name", "root_digest", "page_size", "page_token", "digest_function")
@@ -468,7 +468,7 @@ class GetTreeRequest(_message.Message):
     page_size: int
     page_token: str
     digest_function: DigestFunction.Value
-    def __init__(self, instance_name: _Optional[str] = ..., root_digest: _Optional[_Union[Digest, _Mapping]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ...) -> None: ...
+    def __init__(self, instance_name: _Optional[str] = ..., root_digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ...) -> None: ...
 
 class GetTreeResponse(_message.Message):
     __slots__ = ("directories", "next_page_token")
@@ -476,7 +476,7 @@ class GetTreeResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     directories: _containers.RepeatedCompositeFieldContainer[Directory]
     next_page_token: str
-    def __init__(self, directories: _Optional[_Iterable[_Union[Directory, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    def __init__(self, directories: _Optional[_Iterable[_Union[Directory, _Mapping[str, object]]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class SplitBlobRequest(_message.Message):
     __slots__ = ("instance_name", "blob_digest", "digest_function", "chunking_function")
@@ -488,7 +488,7 @@ class SplitBlobRequest(_message.Message):
     blob_digest: Digest
     digest_function: DigestFunction.Value
     chunking_function: ChunkingFunction.Value
-    def __init__(self, instance_name: _Optional[str] = ..., blob_digest: _Optional[_Union[Digest, _Mapping]] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ..., chunking_function: _Optional[_Union[ChunkingFunction.Value, str]] = ...) -> None: ...
+    def __init__(self, instance_name: _Optional[str] = ..., blob_digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ..., chunking_function: _Optional[_Union[ChunkingFunction.Value, str]] = ...) -> None: ...
 
 class SplitBlobResponse(_message.Message):
     __slots__ = ("chunk_digests", "chunking_function")
@@ -496,7 +496,7 @@ class SplitBlobResponse(_message.Message):
     CHUNKING_FUNCTION_FIELD_NUMBER: _ClassVar[int]
     chunk_digests: _containers.RepeatedCompositeFieldContainer[Digest]
     chunking_function: ChunkingFunction.Value
-    def __init__(self, chunk_digests: _Optional[_Iterable[_Union[Digest, _Mapping]]] = ..., chunking_function: _Optional[_Union[ChunkingFunction.Value, str]] = ...) -> None: ...
+    def __init__(self, chunk_digests: _Optional[_Iterable[_Union[Digest, _Mapping[str, object]]]] = ..., chunking_function: _Optional[_Union[ChunkingFunction.Value, str]] = ...) -> None: ...
 
 class SpliceBlobRequest(_message.Message):
     __slots__ = ("instance_name", "blob_digest", "chunk_digests", "digest_function", "chunking_function")
@@ -510,13 +510,13 @@ class SpliceBlobRequest(_message.Message):
     chunk_digests: _containers.RepeatedCompositeFieldContainer[Digest]
     digest_function: DigestFunction.Value
     chunking_function: ChunkingFunction.Value
-    def __init__(self, instance_name: _Optional[str] = ..., blob_digest: _Optional[_Union[Digest, _Mapping]] = ..., chunk_digests: _Optional[_Iterable[_Union[Digest, _Mapping]]] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ..., chunking_function: _Optional[_Union[ChunkingFunction.Value, str]] = ...) -> None: ...
+    def __init__(self, instance_name: _Optional[str] = ..., blob_digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ..., chunk_digests: _Optional[_Iterable[_Union[Digest, _Mapping[str, object]]]] = ..., digest_function: _Optional[_Union[DigestFunction.Value, str]] = ..., chunking_function: _Optional[_Union[ChunkingFunction.Value, str]] = ...) -> None: ...
 
 class SpliceBlobResponse(_message.Message):
     __slots__ = ("blob_digest",)
     BLOB_DIGEST_FIELD_NUMBER: _ClassVar[int]
     blob_digest: Digest
-    def __init__(self, blob_digest: _Optional[_Union[Digest, _Mapping]] = ...) -> None: ...
+    def __init__(self, blob_digest: _Optional[_Union[Digest, _Mapping[str, object]]] = ...) -> None: ...
 
 class GetCapabilitiesRequest(_message.Message):
     __slots__ = ("instance_name",)
@@ -536,7 +536,7 @@ class ServerCapabilities(_message.Message):
     deprecated_api_version: _semver_pb2.SemVer
     low_api_version: _semver_pb2.SemVer
     high_api_version: _semver_pb2.SemVer
-    def __init__(self, cache_capabilities: _Optional[_Union[CacheCapabilities, _Mapping]] = ..., execution_capabilities: _Optional[_Union[ExecutionCapabilities, _Mapping]] = ..., deprecated_api_version: _Optional[_Union[_semver_pb2.SemVer, _Mapping]] = ..., low_api_version: _Optional[_Union[_semver_pb2.SemVer, _Mapping]] = ..., high_api_version: _Optional[_Union[_semver_pb2.SemVer, _Mapping]] = ...) -> None: ...
+    def __init__(self, cache_capabilities: _Optional[_Union[CacheCapabilities, _Mapping[str, object]]] = ..., execution_capabilities: _Optional[_Union[ExecutionCapabilities, _Mapping[str, object]]] = ..., deprecated_api_version: _Optional[_Union[_semver_pb2.SemVer, _Mapping[str, object]]] = ..., low_api_version: _Optional[_Union[_semver_pb2.SemVer, _Mapping[str, object]]] = ..., high_api_version: _Optional[_Union[_semver_pb2.SemVer, _Mapping[str, object]]] = ...) -> None: ...
 
 class DigestFunction(_message.Message):
     __slots__ = ()
@@ -595,7 +595,7 @@ class PriorityCapabilities(_message.Message):
         def __init__(self, min_priority: _Optional[int] = ..., max_priority: _Optional[int] = ...) -> None: ...
     PRIORITIES_FIELD_NUMBER: _ClassVar[int]
     priorities: _containers.RepeatedCompositeFieldContainer[PriorityCapabilities.PriorityRange]
-    def __init__(self, priorities: _Optional[_Iterable[_Union[PriorityCapabilities.PriorityRange, _Mapping]]] = ...) -> None: ...
+    def __init__(self, priorities: _Optional[_Iterable[_Union[PriorityCapabilities.PriorityRange, _Mapping[str, object]]]] = ...) -> None: ...
 
 class SymlinkAbsolutePathStrategy(_message.Message):
     __slots__ = ()
@@ -649,7 +649,7 @@ class CacheCapabilities(_message.Message):
     splice_blob_support: bool
     fast_cdc_2020_params: FastCdc2020Params
     rep_max_cdc_params: RepMaxCdcParams
-    def __init__(self, digest_functions: _Optional[_Iterable[_Union[DigestFunction.Value, str]]] = ..., action_cache_update_capabilities: _Optional[_Union[ActionCacheUpdateCapabilities, _Mapping]] = ..., cache_priority_capabilities: _Optional[_Union[PriorityCapabilities, _Mapping]] = ..., max_batch_total_size_bytes: _Optional[int] = ..., symlink_absolute_path_strategy: _Optional[_Union[SymlinkAbsolutePathStrategy.Value, str]] = ..., supported_compressors: _Optional[_Iterable[_Union[Compressor.Value, str]]] = ..., supported_batch_update_compressors: _Optional[_Iterable[_Union[Compressor.Value, str]]] = ..., max_cas_blob_size_bytes: _Optional[int] = ..., split_blob_support: _Optional[bool] = ..., splice_blob_support: _Optional[bool] = ..., fast_cdc_2020_params: _Optional[_Union[FastCdc2020Params, _Mapping]] = ..., rep_max_cdc_params: _Optional[_Union[RepMaxCdcParams, _Mapping]] = ...) -> None: ...
+    def __init__(self, digest_functions: _Optional[_Iterable[_Union[DigestFunction.Value, str]]] = ..., action_cache_update_capabilities: _Optional[_Union[ActionCacheUpdateCapabilities, _Mapping[str, object]]] = ..., cache_priority_capabilities: _Optional[_Union[PriorityCapabilities, _Mapping[str, object]]] = ..., max_batch_total_size_bytes: _Optional[int] = ..., symlink_absolute_path_strategy: _Optional[_Union[SymlinkAbsolutePathStrategy.Value, str]] = ..., supported_compressors: _Optional[_Iterable[_Union[Compressor.Value, str]]] = ..., supported_batch_update_compressors: _Optional[_Iterable[_Union[Compressor.Value, str]]] = ..., max_cas_blob_size_bytes: _Optional[int] = ..., split_blob_support: _Optional[bool] = ..., splice_blob_support: _Optional[bool] = ..., fast_cdc_2020_params: _Optional[_Union[FastCdc2020Params, _Mapping[str, object]]] = ..., rep_max_cdc_params: _Optional[_Union[RepMaxCdcParams, _Mapping[str, object]]] = ...) -> None: ...
 
 class FastCdc2020Params(_message.Message):
     __slots__ = ("avg_chunk_size_bytes", "seed")
@@ -679,7 +679,7 @@ class ExecutionCapabilities(_message.Message):
     execution_priority_capabilities: PriorityCapabilities
     supported_node_properties: _containers.RepeatedScalarFieldContainer[str]
     digest_functions: _containers.RepeatedScalarFieldContainer[DigestFunction.Value]
-    def __init__(self, digest_function: _Optional[_Union[DigestFunction.Value, str]] = ..., exec_enabled: _Optional[bool] = ..., execution_priority_capabilities: _Optional[_Union[PriorityCapabilities, _Mapping]] = ..., supported_node_properties: _Optional[_Iterable[str]] = ..., digest_functions: _Optional[_Iterable[_Union[DigestFunction.Value, str]]] = ...) -> None: ...
+    def __init__(self, digest_function: _Optional[_Union[DigestFunction.Value, str]] = ..., exec_enabled: _Optional[bool] = ..., execution_priority_capabilities: _Optional[_Union[PriorityCapabilities, _Mapping[str, object]]] = ..., supported_node_properties: _Optional[_Iterable[str]] = ..., digest_functions: _Optional[_Iterable[_Union[DigestFunction.Value, str]]] = ...) -> None: ...
 
 class ToolDetails(_message.Message):
     __slots__ = ("tool_name", "tool_version")
@@ -705,4 +705,4 @@ class RequestMetadata(_message.Message):
     action_mnemonic: str
     target_id: str
     configuration_id: str
-    def __init__(self, tool_details: _Optional[_Union[ToolDetails, _Mapping]] = ..., action_id: _Optional[str] = ..., tool_invocation_id: _Optional[str] = ..., correlated_invocations_id: _Optional[str] = ..., action_mnemonic: _Optional[str] = ..., target_id: _Optional[str] = ..., configuration_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, tool_details: _Optional[_Union[ToolDetails, _Mapping[str, object]]] = ..., action_id: _Optional[str] = ..., tool_invocation_id: _Optional[str] = ..., correlated_invocations_id: _Optional[str] = ..., action_mnemonic: _Optional[str] = ..., target_id: _Optional[str] = ..., configuration_id: _Optional[str] = ...) -> None: ...

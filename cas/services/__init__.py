@@ -1,0 +1,1 @@
+"""The REAPI services over stores and action caches, free of any server library."""

@@ -1,0 +1,3 @@
+#!/bin/sh
+echo "started and waiting"
+exec sleep 600

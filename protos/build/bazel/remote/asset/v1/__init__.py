@@ -1,0 +1,1 @@
+"""The Remote Asset API, version 1."""

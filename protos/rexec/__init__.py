@@ -1,0 +1,1 @@
+"""Interfaces of our own; the top-level package of this name is another."""

@@ -1,0 +1,1 @@
+"""Between the scheduler and its workers, version 1."""

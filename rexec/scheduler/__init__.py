@@ -1,0 +1,1 @@
+"""Which worker runs which action when: pure rules, and a thin asynchronous shell around them."""

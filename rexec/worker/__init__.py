@@ -1,0 +1,1 @@
+"""The worker: takes leases over one outbound stream, runs actions, and hands back results."""

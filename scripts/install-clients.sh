@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Installs the real clients that integration/ and bench/ drive: Debian's Bazel with its rules, a C++ compiler, a JDK,
+# rustc, and BuildStream with its casd. Idempotent: says so and ends within a second when everything is there.
+# What does not come from apt goes below .clients/ in the checkout. Works as root or through sudo.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+clients="$root/.clients"
+buildstream_version=2.8.1
+packages=(
+    bazel-bootstrap bazel-platforms bazel-skylib bazel-rules-java bazel-rules-proto
+    g++ openjdk-17-jdk-headless rustc
+    # BuildStream's local sandbox and the small root file system of its test project.
+    bubblewrap busybox-static libfuse3-3 python3-venv
+)
+
+say() { printf 'install-clients: %s\n' "$*"; }
+fail() { printf 'install-clients: %s\n' "$*" >&2; exit 1; }
+
+is_installed() {
+    [ "$(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo --preserve-env=DEBIAN_FRONTEND "$@"
+    else
+        fail "need root or sudo for: $*"
+    fi
+}
+
+install_debian_packages() {
+    local missing=() package
+    for package in "${packages[@]}"; do
+        is_installed "$package" || missing+=("$package")
+    done
+    if [ ${#missing[@]} -eq 0 ]; then
+        say "Debian packages: present"
+        return
+    fi
+    command -v apt-get >/dev/null || fail "apt-get not found; install these by hand: ${missing[*]}"
+    say "Debian packages: installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    as_root apt-get update -qq || fail "apt-get update failed; check the network and /etc/apt/sources.list"
+    as_root apt-get install -qq --yes --no-install-recommends "${missing[@]}" \
+        || fail "apt-get install failed for: ${missing[*]} (Debian 12 has them all)"
+    for package in "${missing[@]}"; do
+        is_installed "$package" || fail "$package is still not installed after apt-get install"
+    done
+}
+
+install_buildstream() {
+    local environment="$clients/buildstream"
+    if [ -e "$environment/complete-$buildstream_version" ]; then
+        say "BuildStream $buildstream_version: present"
+        return
+    fi
+    say "BuildStream $buildstream_version: installing below .clients/buildstream"
+    rm -rf "$environment"
+    mkdir -p "$clients"
+    python3 -m venv "$environment" || fail "python3 -m venv $environment failed; install python3-venv"
+    "$environment/bin/pip" install --quiet --disable-pip-version-check "BuildStream==$buildstream_version" \
+        || fail "pip could not install BuildStream==$buildstream_version (python3 is $(python3 --version 2>&1))"
+    "$environment/bin/bst" --version >/dev/null || fail "$environment/bin/bst does not start"
+    # Written last, so that an interrupted installation is done again.
+    : >"$environment/complete-$buildstream_version"
+}
+
+install_debian_packages
+install_buildstream
+say "all clients are installed"
