@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crexec/worker/v1/worker.proto\x12\x0frexec.worker.v1\x1a\x36\x62uild/bazel/remote/execution/v2/remote_execution.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xa9\x02\n\nFromWorker\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.rexec.worker.v1.HelloH\x00\x12)\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x17.rexec.worker.v1.CreditH\x00\x12-\n\x08progress\x18\x03 \x01(\x0b\x32\x19.rexec.worker.v1.ProgressH\x00\x12-\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x19.rexec.worker.v1.FinishedH\x00\x12/\n\theartbeat\x18\x05 \x01(\x0b\x32\x1a.rexec.worker.v1.HeartbeatH\x00\x12-\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x19.rexec.worker.v1.DrainingH\x00\x42\t\n\x07message\"\xf6\x01\n\x08ToWorker\x12+\n\x07welcome\x18\x01 \x01(\x0b\x32\x18.rexec.worker.v1.WelcomeH\x00\x12\'\n\x05lease\x18\x02 \x01(\x0b\x32\x16.rexec.worker.v1.LeaseH\x00\x12)\n\x06revoke\x18\x03 \x01(\x0b\x32\x17.rexec.worker.v1.RevokeH\x00\x12\x35\n\x0c\x61\x63knowledged\x18\x04 \x01(\x0b\x32\x1d.rexec.worker.v1.AcknowledgedH\x00\x12\'\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x16.rexec.worker.v1.DrainH\x00\x42\t\n\x07message\"\xcf\x02\n\x05Hello\x12\x13\n\x0bworker_name\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05slots\x18\x03 \x01(\x05\x12\x46\n\nproperties\x18\x04 \x03(\x0b\x32\x32.build.bazel.remote.execution.v2.Platform.Property\x12\x38\n\tresources\x18\x05 \x03(\x0b\x32%.rexec.worker.v1.Hello.ResourcesEntry\x12\x18\n\x10software_version\x18\x06 \x01(\t\x12(\n\x04held\x18\x07 \x03(\x0b\x32\x1a.rexec.worker.v1.HeldLease\x12\x16\n\x0einstance_names\x18\x08 \x03(\t\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\",\n\tHeldLease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"1\n\x06\x43redit\x12\x0e\n\x06leases\x18\x01 \x01(\x05\x12\x17\n\x0fleases_received\x18\x02 \x01(\x03\"\x98\x02\n\x08Progress\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12.\n\x05phase\x18\x03 \x01(\x0e\x32\x1f.rexec.worker.v1.Progress.Phase\x12Q\n\x10partial_metadata\x18\x04 \x01(\x0b\x32\x37.build.bazel.remote.execution.v2.ExecutedActionMetadata\"h\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x46\x45TCHING\x10\x01\x12\x0e\n\nLAYING_OUT\x10\x02\x12\x0b\n\x07RUNNING\x10\x03\x12\x0e\n\nCOLLECTING\x10\x04\x12\r\n\tUPLOADING\x10\x05\"\xa3\x02\n\x08\x46inished\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x44\n\raction_result\x18\x03 \x01(\x0b\x32-.build.bazel.remote.execution.v2.ActionResult\x12\"\n\x06status\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x32\n\x07\x66\x61ilure\x18\x06 \x01(\x0e\x32!.rexec.worker.v1.Finished.Failure\"G\n\x07\x46\x61ilure\x12\x08\n\x04NONE\x10\x00\x12\x12\n\x0eINFRASTRUCTURE\x10\x01\x12\x11\n\rBACK_PRESSURE\x10\x02\x12\x0b\n\x07REVOKED\x10\x03\"g\n\tHeartbeat\x12\x0c\n\x04load\x18\x01 \x01(\x01\x12\x13\n\x0b\x63\x61\x63he_bytes\x18\x02 \x01(\x03\x12\x17\n\x0f\x66ree_disk_bytes\x18\x03 \x01(\x03\x12\x1e\n\x16\x61vailable_memory_bytes\x18\x04 \x01(\x03\"\x1a\n\x08\x44raining\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xd7\x01\n\x07Welcome\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x07resumed\x18\x04 \x03(\x0b\x32\x1a.rexec.worker.v1.HeldLease\x12+\n\x07unknown\x18\x05 \x03(\x0b\x32\x1a.rexec.worker.v1.HeldLease\"\x82\x04\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x15\n\rinstance_name\x18\x04 \x01(\t\x12N\n\x0f\x64igest_function\x18\x05 \x01(\x0e\x32\x35.build.bazel.remote.execution.v2.DigestFunction.Value\x12>\n\raction_digest\x18\x06 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\x12\x37\n\x06\x61\x63tion\x18\x07 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Action\x12\x39\n\x07\x63ommand\x18\x08 \x01(\x0b\x32(.build.bazel.remote.execution.v2.Command\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12J\n\x10request_metadata\x18\n \x01(\x0b\x32\x30.build.bazel.remote.execution.v2.RequestMetadata\x12\x34\n\x10queued_timestamp\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x06Revoke\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"/\n\x0c\x41\x63knowledged\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"A\n\x05\x44rain\x12(\n\x05grace\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x02 \x01(\t2O\n\x07Workers\x12\x44\n\x06\x41ttach\x12\x1b.rexec.worker.v1.FromWorker\x1a\x19.rexec.worker.v1.ToWorker(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crexec/worker/v1/worker.proto\x12\x0frexec.worker.v1\x1a\x36\x62uild/bazel/remote/execution/v2/remote_execution.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xa9\x02\n\nFromWorker\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.rexec.worker.v1.HelloH\x00\x12)\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x17.rexec.worker.v1.CreditH\x00\x12-\n\x08progress\x18\x03 \x01(\x0b\x32\x19.rexec.worker.v1.ProgressH\x00\x12-\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x19.rexec.worker.v1.FinishedH\x00\x12/\n\theartbeat\x18\x05 \x01(\x0b\x32\x1a.rexec.worker.v1.HeartbeatH\x00\x12-\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x19.rexec.worker.v1.DrainingH\x00\x42\t\n\x07message\"\xf6\x01\n\x08ToWorker\x12+\n\x07welcome\x18\x01 \x01(\x0b\x32\x18.rexec.worker.v1.WelcomeH\x00\x12\'\n\x05lease\x18\x02 \x01(\x0b\x32\x16.rexec.worker.v1.LeaseH\x00\x12)\n\x06revoke\x18\x03 \x01(\x0b\x32\x17.rexec.worker.v1.RevokeH\x00\x12\x35\n\x0c\x61\x63knowledged\x18\x04 \x01(\x0b\x32\x1d.rexec.worker.v1.AcknowledgedH\x00\x12\'\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x16.rexec.worker.v1.DrainH\x00\x42\t\n\x07message\"\xcf\x02\n\x05Hello\x12\x13\n\x0bworker_name\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05slots\x18\x03 \x01(\x05\x12\x46\n\nproperties\x18\x04 \x03(\x0b\x32\x32.build.bazel.remote.execution.v2.Platform.Property\x12\x38\n\tresources\x18\x05 \x03(\x0b\x32%.rexec.worker.v1.Hello.ResourcesEntry\x12\x18\n\x10software_version\x18\x06 \x01(\t\x12(\n\x04held\x18\x07 \x03(\x0b\x32\x1a.rexec.worker.v1.HeldLease\x12\x16\n\x0einstance_names\x18\x08 \x03(\t\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\",\n\tHeldLease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"J\n\x06\x43redit\x12\x0e\n\x06leases\x18\x01 \x01(\x05\x12\x1c\n\x0fleases_received\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x12\n\x10_leases_received\"\x98\x02\n\x08Progress\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12.\n\x05phase\x18\x03 \x01(\x0e\x32\x1f.rexec.worker.v1.Progress.Phase\x12Q\n\x10partial_metadata\x18\x04 \x01(\x0b\x32\x37.build.bazel.remote.execution.v2.ExecutedActionMetadata\"h\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x46\x45TCHING\x10\x01\x12\x0e\n\nLAYING_OUT\x10\x02\x12\x0b\n\x07RUNNING\x10\x03\x12\x0e\n\nCOLLECTING\x10\x04\x12\r\n\tUPLOADING\x10\x05\"\xa3\x02\n\x08\x46inished\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x44\n\raction_result\x18\x03 \x01(\x0b\x32-.build.bazel.remote.execution.v2.ActionResult\x12\"\n\x06status\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x32\n\x07\x66\x61ilure\x18\x06 \x01(\x0e\x32!.rexec.worker.v1.Finished.Failure\"G\n\x07\x46\x61ilure\x12\x08\n\x04NONE\x10\x00\x12\x12\n\x0eINFRASTRUCTURE\x10\x01\x12\x11\n\rBACK_PRESSURE\x10\x02\x12\x0b\n\x07REVOKED\x10\x03\"g\n\tHeartbeat\x12\x0c\n\x04load\x18\x01 \x01(\x01\x12\x13\n\x0b\x63\x61\x63he_bytes\x18\x02 \x01(\x03\x12\x17\n\x0f\x66ree_disk_bytes\x18\x03 \x01(\x03\x12\x1e\n\x16\x61vailable_memory_bytes\x18\x04 \x01(\x03\"\x1a\n\x08\x44raining\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xd7\x01\n\x07Welcome\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x07resumed\x18\x04 \x03(\x0b\x32\x1a.rexec.worker.v1.HeldLease\x12+\n\x07unknown\x18\x05 \x03(\x0b\x32\x1a.rexec.worker.v1.HeldLease\"\x82\x04\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x15\n\rinstance_name\x18\x04 \x01(\t\x12N\n\x0f\x64igest_function\x18\x05 \x01(\x0e\x32\x35.build.bazel.remote.execution.v2.DigestFunction.Value\x12>\n\raction_digest\x18\x06 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\x12\x37\n\x06\x61\x63tion\x18\x07 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Action\x12\x39\n\x07\x63ommand\x18\x08 \x01(\x0b\x32(.build.bazel.remote.execution.v2.Command\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12J\n\x10request_metadata\x18\n \x01(\x0b\x32\x30.build.bazel.remote.execution.v2.RequestMetadata\x12\x34\n\x10queued_timestamp\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x06Revoke\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"/\n\x0c\x41\x63knowledged\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"A\n\x05\x44rain\x12(\n\x05grace\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x02 \x01(\t2O\n\x07Workers\x12\x44\n\x06\x41ttach\x12\x1b.rexec.worker.v1.FromWorker\x1a\x19.rexec.worker.v1.ToWorker(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,29 +48,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELDLEASE']._serialized_start=1082
   _globals['_HELDLEASE']._serialized_end=1126
   _globals['_CREDIT']._serialized_start=1128
-  _globals['_CREDIT']._serialized_end=1177
-  _globals['_PROGRESS']._serialized_start=1180
-  _globals['_PROGRESS']._serialized_end=1460
-  _globals['_PROGRESS_PHASE']._serialized_start=1356
-  _globals['_PROGRESS_PHASE']._serialized_end=1460
-  _globals['_FINISHED']._serialized_start=1463
-  _globals['_FINISHED']._serialized_end=1754
-  _globals['_FINISHED_FAILURE']._serialized_start=1683
-  _globals['_FINISHED_FAILURE']._serialized_end=1754
-  _globals['_HEARTBEAT']._serialized_start=1756
-  _globals['_HEARTBEAT']._serialized_end=1859
-  _globals['_DRAINING']._serialized_start=1861
-  _globals['_DRAINING']._serialized_end=1887
-  _globals['_WELCOME']._serialized_start=1890
-  _globals['_WELCOME']._serialized_end=2105
-  _globals['_LEASE']._serialized_start=2108
-  _globals['_LEASE']._serialized_end=2622
-  _globals['_REVOKE']._serialized_start=2624
-  _globals['_REVOKE']._serialized_end=2681
-  _globals['_ACKNOWLEDGED']._serialized_start=2683
-  _globals['_ACKNOWLEDGED']._serialized_end=2730
-  _globals['_DRAIN']._serialized_start=2732
-  _globals['_DRAIN']._serialized_end=2797
-  _globals['_WORKERS']._serialized_start=2799
-  _globals['_WORKERS']._serialized_end=2878
+  _globals['_CREDIT']._serialized_end=1202
+  _globals['_PROGRESS']._serialized_start=1205
+  _globals['_PROGRESS']._serialized_end=1485
+  _globals['_PROGRESS_PHASE']._serialized_start=1381
+  _globals['_PROGRESS_PHASE']._serialized_end=1485
+  _globals['_FINISHED']._serialized_start=1488
+  _globals['_FINISHED']._serialized_end=1779
+  _globals['_FINISHED_FAILURE']._serialized_start=1708
+  _globals['_FINISHED_FAILURE']._serialized_end=1779
+  _globals['_HEARTBEAT']._serialized_start=1781
+  _globals['_HEARTBEAT']._serialized_end=1884
+  _globals['_DRAINING']._serialized_start=1886
+  _globals['_DRAINING']._serialized_end=1912
+  _globals['_WELCOME']._serialized_start=1915
+  _globals['_WELCOME']._serialized_end=2130
+  _globals['_LEASE']._serialized_start=2133
+  _globals['_LEASE']._serialized_end=2647
+  _globals['_REVOKE']._serialized_start=2649
+  _globals['_REVOKE']._serialized_end=2706
+  _globals['_ACKNOWLEDGED']._serialized_start=2708
+  _globals['_ACKNOWLEDGED']._serialized_end=2755
+  _globals['_DRAIN']._serialized_start=2757
+  _globals['_DRAIN']._serialized_end=2822
+  _globals['_WORKERS']._serialized_start=2824
+  _globals['_WORKERS']._serialized_end=2903
 # @@protoc_insertion_point(module_scope)
