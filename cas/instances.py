@@ -1,0 +1,52 @@
+"""Instance names: which store and which action cache a request's instance_name stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cas.action_cache import ActionCache
+from cas.context import Identity
+from cas.errors import MalformedRequest, NotAllowed
+from cas.store import BlobStore
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """What one instance name gives access to."""
+
+    name: str
+    """As clients send it, "" for the one without a name; may hold slashes."""
+    store: BlobStore
+    """One that checks what it is given (`Verified`): the services pass on what clients send."""
+    action_cache: ActionCache
+
+
+class Instances:
+    """The instances of this server, by name."""
+
+    def __init__(self, instances: Iterable[Instance]) -> None:
+        self._by_name: dict[str, Instance] = {}
+        for instance in instances:
+            if instance.name in self._by_name:
+                raise ValueError(f"instance {instance.name!r} is configured twice")
+            self._by_name[instance.name] = instance
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, in the order of the configuration."""
+        return tuple(self._by_name)
+
+    def of(self, name: str) -> Instance:
+        """The instance of that name. Raises MalformedRequest, which names those that exist."""
+        try:
+            return self._by_name[name]
+        except KeyError:
+            known = ", ".join(repr(known) for known in self._by_name)
+            raise MalformedRequest(f"unknown instance name {name[:200]!r}; this server has {known}") from None
+
+    def readable(self, name: str, identity: Identity) -> Instance:
+        """The instance of that name for an identity that may read. Raises NotAllowed and MalformedRequest."""
+        if not identity.may_read:
+            raise NotAllowed("not allowed")
+        return self.of(name)
