@@ -65,7 +65,9 @@ def parse_digest(hash_text: str, size_bytes: int, function: DigestFunction | Non
     if function is None:
         function = function_of_length(len(hash_text))
         if function is None:
-            raise MalformedRequest(f"digest hash {hash_text[:200]!r} has {len(hash_text)} characters, which no known function gives")
+            raise MalformedRequest(
+                f"digest hash {hash_text[:200]!r} has {len(hash_text)} characters, which no known function gives"
+            )
     elif len(hash_text) != function.hash_length:
         raise MalformedRequest(
             f"digest hash {hash_text[:200]!r} has {len(hash_text)} characters; {function.name} gives {function.hash_length}"
