@@ -155,14 +155,14 @@ class RpcServer:
         return call
 
     def _yielding(self, method: Method, implementation: Callable[..., AsyncGenerator[Message, None]]) -> Any:
-        def call(data: bytes, context: ServicerContext) -> AsyncIterator[bytes]:
-            return self._stream(method, context, lambda ctx: implementation(_parsed(method, data), ctx))
+        async def call(data: bytes, context: ServicerContext) -> None:
+            await self._stream(method, context, lambda ctx: implementation(_parsed(method, data), ctx))
 
         return call
 
     def _conversing(self, method: Method, implementation: Callable[..., AsyncGenerator[Message, None]]) -> Any:
-        def call(requests: AsyncIterator[bytes], context: ServicerContext) -> AsyncIterator[bytes]:
-            return self._stream(method, context, lambda ctx: implementation(_each_parsed(method, requests), ctx))
+        async def call(requests: AsyncIterator[bytes], context: ServicerContext) -> None:
+            await self._stream(method, context, lambda ctx: implementation(_each_parsed(method, requests), ctx))
 
         return call
 
@@ -181,13 +181,13 @@ class RpcServer:
 
     async def _stream(
         self, method: Method, context: ServicerContext, call: Callable[[RequestContext], AsyncGenerator[Message, None]]
-    ) -> AsyncIterator[bytes]:
+    ) -> None:
         failure: StatusError | None = None
         with self._counted(method.path) as outcome:
             try:
                 async with aclosing(call(self._context(method, context))) as answers:
                     async for answer in answers:
-                        yield answer.SerializeToString()
+                        await context.write(answer.SerializeToString())
             except Exception as error:  # noqa: BLE001  # the edge, as above
                 failure = outcome.failed(error)
         if failure is not None:

@@ -1,0 +1,55 @@
+# make serve   installs what is needed into .venv and starts a server with local workers
+# make test    installs what the tests need, real clients included, and runs all tests
+# make check   the fast part: types, style, layers, unit tests
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+
+.PHONY: serve test check unit integration clients venv format protos bench clean
+
+serve: $(STAMP)
+	@$(BIN)/rexec serve $(ARGS)
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml scripts/make-venv.sh
+	@PYTHON="$(PYTHON)" scripts/make-venv.sh $(VENV) .
+	@touch $@
+
+$(DEV_STAMP): $(STAMP)
+	@PYTHON="$(PYTHON)" scripts/make-venv.sh $(VENV) '.[dev]'
+	@touch $@
+
+clients:
+	@scripts/install-clients.sh
+
+test: $(DEV_STAMP) clients check integration
+
+check: $(DEV_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest tests
+
+unit: $(DEV_STAMP)
+	$(BIN)/pytest tests $(ARGS)
+
+integration: $(DEV_STAMP) clients
+	$(BIN)/pytest integration $(ARGS)
+
+format: $(DEV_STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+protos: $(DEV_STAMP)
+	$(BIN)/python -m protos.generate
+
+bench: $(DEV_STAMP) clients
+	$(BIN)/python -m bench.bazel_ratio
+
+clean:
+	rm -rf $(VENV) .clients .mypy_cache .ruff_cache .pytest_cache

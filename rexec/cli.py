@@ -1,0 +1,178 @@
+"""The command line: `rexec serve`, `rexec worker`, `rexec check-config`."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rexec import __version__
+from rexec.address import channel_target, host_and_port, is_loopback
+from rexec.client_flags import client_flags
+from rexec.config import Config, ConfigError, load, with_changes
+
+_CONFIG = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="rexec")
+def main() -> None:
+    """Run the actions of Bazel, recc, BuildStream, Buck2 and other Remote Execution API clients.
+
+    \b
+    On one machine, everything in one command:
+        rexec serve
+    and more machines to help it:
+        rexec worker --server grpc://HOST:PORT
+    """
+
+
+@main.command()
+@click.option("--listen", multiple=True, metavar="HOST:PORT", help="Where clients connect. [default: 127.0.0.1:8980]")
+@click.option(
+    "--state-dir",
+    metavar="DIR",
+    help="Where blobs and action results are kept. [default: $XDG_STATE_HOME/rexec or ~/.local/state/rexec]",
+)
+@click.option(
+    "--slots",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Actions that this machine runs at once; 0 serves without a local worker. [default: one for each core]",
+)
+@click.option("--config", type=_CONFIG, metavar="FILE", help="TOML file with every other option.")
+@click.option("--metrics-listen", metavar="HOST:PORT", help="Serve Prometheus metrics at http://HOST:PORT/metrics.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]")
+def serve(
+    listen: tuple[str, ...],
+    state_dir: str | None,
+    slots: int | None,
+    config: Path | None,
+    metrics_listen: str | None,
+    log_level: str | None,
+) -> None:
+    """Serve remote execution and caching, with local workers.
+
+    One process serves clients and schedules; a second one runs actions in its slots. More workers join from other
+    machines with `rexec worker`. Ctrl-C or SIGTERM stops both.
+    """
+    settings = _configured(
+        config,
+        server__listen=listen or None,
+        state_dir=state_dir,
+        slots=slots,
+        server__metrics_listen=metrics_listen,
+        server__log_level=log_level,
+    )
+    from rexec import logs
+    from rexec.server import CannotServe, serve as run
+
+    logs.configure(settings.server)
+
+    def ready(addresses: tuple[str, ...]) -> None:
+        click.echo(greeting(settings, addresses))
+        sys.stdout.flush()
+
+    try:
+        _run(lambda: run(settings, config, ready))
+    except CannotServe as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@click.option("--server", required=True, metavar="grpc://HOST:PORT", help="The rexec server to work for.")
+@click.option(
+    "--slots", type=click.IntRange(min=1), metavar="N", help="Actions to run at once. [default: one for each core]"
+)
+@click.option("--cache-dir", metavar="DIR", help="Where input files are kept. [default: WORK_DIR/cache]")
+@click.option(
+    "--work-dir", metavar="DIR", help="Where actions run. [default: $XDG_STATE_HOME/rexec-worker or ~/.local/state/rexec-worker]"
+)
+@click.option("--name", metavar="NAME", help="The worker's name in results and logs. [default: HOST-PID]")
+@click.option("--config", type=_CONFIG, metavar="FILE", help="TOML file; its [worker] section holds every other option.")
+@click.option("--die-with-parent", is_flag=True, default=None, help="End when the process that started this one ends.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]")
+def worker(
+    server: str,
+    slots: int | None,
+    cache_dir: str | None,
+    work_dir: str | None,
+    name: str | None,
+    config: Path | None,
+    die_with_parent: bool | None,
+    log_level: str | None,
+) -> None:
+    """Run actions for a server.
+
+    Only connects outwards. SIGTERM lets running actions end and hands back what does not end in time.
+    """
+    try:
+        target = channel_target(server)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--server") from error
+    settings = _configured(
+        config,
+        worker__slots=slots,
+        worker__cache_dir=cache_dir,
+        worker__work_dir=work_dir,
+        worker__name=name,
+        worker__die_with_parent=die_with_parent,
+        server__log_level=log_level,
+    )
+    from rexec import logs
+    from rexec.worker_process import CannotWork, work
+
+    logs.configure(settings.server)
+    try:
+        _run(lambda: work(target, settings))
+    except CannotWork as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.command("check-config")
+@click.argument("file", type=_CONFIG)
+def check_config(file: Path) -> None:
+    """Check a configuration FILE: exit 0 if `rexec serve --config FILE` would take it, else say what is wrong."""
+    settings = _configured(file)
+    click.echo(f"{file}: good")
+    click.echo(f"  listens on {', '.join(settings.server.listen)}; instance names {_names(settings)}")
+    click.echo(f"  keeps its data in {settings.state_path}; {settings.local_slots} local slots")
+
+
+def greeting(config: Config, addresses: tuple[str, ...]) -> str:
+    """What `rexec serve` prints once it answers calls: where it is, and what to paste into the clients."""
+    slots = config.local_slots
+    lines = [
+        f"rexec {__version__} serves on {', '.join(addresses)}",
+        f"  {slots} local slot{'' if slots == 1 else 's'}; instance names {_names(config)}; data in {config.state_path}",
+    ]
+    if slots == 0:
+        lines.append(f"  no local worker: start some with  rexec worker --server grpc://{addresses[0]}")
+    if not all(is_loopback(host_and_port(address)[0]) for address in addresses):
+        lines.append("  warning: other machines reach this port, and whoever does may run commands here")
+    flags = client_flags(addresses[0], config.server.instance_names, executes=True, hostname=socket.gethostname())
+    return "\n".join([*lines, "", flags, "", "Ctrl-C stops the server."])
+
+
+def _names(config: Config) -> str:
+    return ", ".join(f'"{name}"' for name in config.server.instance_names)
+
+
+def _configured(file: Path | None, **changes: Any) -> Config:
+    try:
+        return with_changes(load(file), **changes)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _run(main_coroutine: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    import asyncio
+
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main_coroutine())

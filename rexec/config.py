@@ -1,0 +1,151 @@
+"""The configuration: one TOML file becomes frozen values, and nothing else in the program reads it.
+
+Each section is the settings struct of the part that it configures, defined beside that part with its defaults. Unknown
+keys are refused with their place. A key that ends in `_bytes` may be a number or a text such as "20GiB".
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from cas.config import StoreSettings, parse_bytes
+from rexec.address import host_and_port
+from rexec.scheduler.settings import SchedulerSettings
+from rexec.worker.settings import WorkerSettings
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text names the file, the key and what was expected."""
+
+
+class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[server]: where the server listens and whom it serves."""
+
+    listen: tuple[str, ...] = ("127.0.0.1:8980",)
+    """HOST:PORT of the gRPC services. Only this machine reaches the default: there is no authentication yet, and who
+    reaches the port may run any command here."""
+    metrics_listen: str = ""
+    """HOST:PORT of the Prometheus metrics (http://HOST:PORT/metrics). Empty: none."""
+    instance_names: tuple[str, ...] = ("", "main")
+    """The instance names that clients may use. They share blobs; each has its own action results."""
+    share_port: bool = False
+    """Let several servers listen on the same port (SO_REUSEPORT). Off: a second server on the port fails at once."""
+    stop_seconds: float = 5.0
+    """How long calls under way may go on after SIGTERM."""
+    max_calls: int = 50_000
+    """Calls under way at once, waiting Execute streams included; one more is refused with RESOURCE_EXHAUSTED."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged to standard error."""
+    log_format: Literal["auto", "text", "json"] = "auto"
+    """How: for people, or one JSON object a line. auto: text on a terminal, else JSON."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, naming them."""
+        for address in (*self.listen, *([self.metrics_listen] if self.metrics_listen else [])):
+            host_and_port(address)
+        if not self.listen:
+            raise ValueError("listen is empty, expected at least one HOST:PORT")
+        if not self.instance_names:
+            raise ValueError('instance_names is empty, expected at least one name ("" is the default instance)')
+        if self.stop_seconds < 0:
+            raise ValueError(f"stop_seconds is {self.stop_seconds}, expected 0 or more")
+        if self.max_calls < 1:
+            raise ValueError(f"max_calls is {self.max_calls}, expected 1 or more")
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything that can be configured."""
+
+    state_dir: str = ""
+    """Where blobs, action results and the local worker's files live. Empty: $XDG_STATE_HOME/rexec, else
+    ~/.local/state/rexec."""
+    slots: int | None = None
+    """Actions that the local workers of `rexec serve` run at once. 0: no local worker. Unset: [worker] slots."""
+    server: ServerSettings = ServerSettings()
+    store: StoreSettings = StoreSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    worker: WorkerSettings = msgspec.field(default_factory=WorkerSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, naming them."""
+        if self.slots is not None and self.slots < 0:
+            raise ValueError(f"slots is {self.slots}, expected 0 or more")
+
+    @property
+    def local_slots(self) -> int:
+        """Actions that this machine runs at once for `rexec serve`."""
+        return self.worker.slots if self.slots is None else self.slots
+
+    @property
+    def state_path(self) -> Path:
+        """The state directory, absolute."""
+        if self.state_dir:
+            return Path(self.state_dir).expanduser().absolute()
+        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state").absolute() / "rexec"
+
+
+def load(path: Path | None) -> Config:
+    """The configuration in the file, the defaults without one. Raises ConfigError."""
+    if path is None:
+        return Config()
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    try:
+        return parse(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def parse(text: str) -> Config:
+    """The configuration in the TOML text. Raises ConfigError."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"is not TOML: {error}") from error
+    return from_table(table)
+
+
+def from_table(table: dict[str, Any]) -> Config:
+    """The configuration in a table as TOML gives it. Raises ConfigError with the place of what is wrong."""
+    try:
+        return msgspec.convert(_sized(table, "$"), Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _sized(value: Any, place: str) -> Any:
+    """`value` with the texts of sizes turned to numbers."""
+    if not isinstance(value, dict):
+        return value
+    sized = {}
+    for key, item in value.items():
+        here = f"{place}.{key}"
+        if key.endswith("_bytes") and isinstance(item, str):
+            try:
+                sized[key] = parse_bytes(item)
+            except ValueError as error:
+                raise ConfigError(f"{error} - at `{here}`") from error
+        else:
+            sized[key] = _sized(item, here)
+    return sized
+
+
+def with_changes(config: Config, **changes: Any) -> Config:
+    """The configuration with what the command line says: keys are "section__field" or top-level fields.
+
+    None means that the command line is silent. Raises ConfigError as `load` does.
+    """
+    table: dict[str, Any] = msgspec.to_builtins(config)
+    for name, value in changes.items():
+        if value is None:
+            continue
+        section, _, field = name.rpartition("__")
+        (table[section] if section else table)[field] = value
+    return from_table(table)
