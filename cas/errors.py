@@ -15,7 +15,8 @@
     │   └── WrongOutputKind     an output_file that is a directory, or the reverse
     ├── ResourceExhausted       RESOURCE_EXHAUSTED
     │   ├── StoreFull
-    │   └── QueueFull           with RetryInfo
+    │   ├── QueueFull           with RetryInfo
+    │   └── UploadsFull         with RetryInfo
     ├── Unavailable             UNAVAILABLE, with RetryInfo
     │   └── WorkerLost
     ├── ActionTimedOut          DEADLINE_EXCEEDED
@@ -187,6 +188,17 @@ class QueueFull(ResourceExhausted):
     """Too many operations wait already; come back after `retry_seconds`."""
 
     def __init__(self, text: str, retry_seconds: float = 5.0) -> None:
+        super().__init__(text)
+        self.retry_seconds = retry_seconds
+
+    def details(self) -> Iterable[any_pb2.Any]:
+        return (retry_info(self.retry_seconds),)
+
+
+class UploadsFull(ResourceExhausted):
+    """The unfinished uploads hold all the memory, or are as many, as they may; come back after `retry_seconds`."""
+
+    def __init__(self, text: str, retry_seconds: float = 1.0) -> None:
         super().__init__(text)
         self.retry_seconds = retry_seconds
 
