@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from cas.digest import Digest
-from cas.errors import StatusError
+from cas.errors import MalformedRequest, OffsetOutOfRange, StatusError
 
 SMALL_BLOB_BYTES = 1 << 20
 """Blobs up to this size are moved whole. Batch requests are bounded by 4 MiB messages, and one blob of 1 MiB is the most
@@ -56,3 +56,18 @@ class BlobStore(Protocol):
         """Store a blob of any size. It becomes visible when it is whole, or not at all: if `chunks` raises or the call is
         cancelled nothing is left behind. Raises StoreFull, and DigestMismatch where the number of bytes is wrong."""
         ...
+
+
+def extent_of(digest: Digest, offset: int, limit: int | None) -> tuple[int, int]:
+    """Where a read of `digest` starts and ends (exclusive).
+
+    Raises OffsetOutOfRange unless 0 <= offset <= size (google.bytestream.ReadRequest.read_offset), MalformedRequest for a
+    negative limit.
+    """
+    if not 0 <= offset <= digest.size_bytes:
+        raise OffsetOutOfRange(f"offset {offset} is outside of blob {digest}")
+    if limit is None:
+        return offset, digest.size_bytes
+    if limit < 0:
+        raise MalformedRequest(f"a read limit of {limit} bytes is negative")
+    return offset, min(digest.size_bytes, offset + limit)
