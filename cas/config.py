@@ -1,0 +1,81 @@
+"""The options of the stores, their defaults and their checks; sizes as people write them.
+
+Data only: what is built from it is decided in cas/stores.py.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal
+
+import msgspec
+
+SYNC_SECONDS: Final = 30.0
+DEFAULT_MAX_BYTES: Final = 20 << 30
+
+_UNITS: Final = {"": 1, "B": 1}
+for _power, _letter in enumerate("KMGTP", start=1):
+    _UNITS[f"{_letter}iB"] = _UNITS[_letter] = 1024**_power
+    _UNITS[f"{_letter}B"] = 1000**_power
+
+_SIZE: Final = re.compile(r"\s*([0-9]{1,19})(?:\.([0-9]{1,6}))?\s*([A-Za-z]{0,3})\s*", re.ASCII)
+
+
+def parse_bytes(value: int | str) -> int:
+    """A size in bytes from a number or from text such as "20GiB", "1.5 TB" or "500M" (K, M, G, T, P alone are binary).
+
+    Raises ValueError for anything else, and for sizes below one byte.
+    """
+    size_bytes = value if isinstance(value, int) else 0
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value)
+        if match is None or match[3] not in _UNITS:
+            raise ValueError(f"size {value!r} is not a number of bytes such as 20GiB, 1.5TB or 1048576")
+        fraction = match[2] or ""
+        size_bytes = int(match[1] + fraction) * _UNITS[match[3]] // 10 ** len(fraction)
+    if size_bytes < 1:
+        raise ValueError(f"size {value!r} is not a size of at least one byte")
+    return size_bytes
+
+
+def default_max_bytes(free_bytes: int, held_bytes: int) -> int:
+    """The bound of a disk store that was given none: DEFAULT_MAX_BYTES, but at most half of what the disk could give.
+
+    That is the free room and what the store holds already, or the bound would shrink with every start.
+    """
+    return max(1, min(DEFAULT_MAX_BYTES, (free_bytes + held_bytes) // 2))
+
+
+class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The [store] section: where blobs and action results are kept, and how many."""
+
+    kind: Literal["disk", "memory"] = "disk"
+    """"memory" forgets everything when the server stops."""
+
+    directory: str = "~/.cache/rexec"
+    """Holds cas/ and action-cache.sqlite3 of a disk store; a leading ~ is the user's home. One server at a time uses it."""
+
+    max_bytes: int | str | None = None
+    """Bound of all blobs, a number or text such as "20GiB". Without it, 20 GiB but at most half of the room that the disk
+    has for the store (1 GiB for kind "memory"): a cache that fills a developer's disk unasked is switched off for good."""
+
+    sync_seconds: float = SYNC_SECONDS
+    """Seconds between syncs of the file system while blobs arrive. What was written since is dropped after a crash of the
+    whole machine; a crash of the server alone loses nothing."""
+
+    action_cache_max_entries: int = 1_000_000
+    """Action results kept at most."""
+
+    action_cache_max_bytes: int | str = "1GiB"
+    """Bound of all action results together; most have 1 to 10 kB."""
+
+    def __post_init__(self) -> None:
+        if self.max_bytes is not None:
+            parse_bytes(self.max_bytes)
+        parse_bytes(self.action_cache_max_bytes)
+        if not self.directory:
+            raise ValueError("directory is empty; expected the path of a directory")
+        if not 0 < self.sync_seconds <= 86400:
+            raise ValueError(f"sync_seconds is {self.sync_seconds}; expected more than 0 and at most 86400")
+        if self.action_cache_max_entries < 1:
+            raise ValueError(f"action_cache_max_entries is {self.action_cache_max_entries}; expected at least 1")
