@@ -1,0 +1,176 @@
+"""Whether everything that an action result refers to is still there.
+
+REAPI (ActionCache.GetActionResult): a client that gets a result may rely on all its blobs, those named inside of Trees
+and Directories too, so a result with a blob missing is no result. Asking also lets the store keep the blobs longer.
+
+Trees are read once: the digests in each are kept in memory, bounded by TREE_CACHE_DIGESTS. One that is too large, does
+not parse, or names something that is no digest counts as missing: no client could use it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+from google.protobuf.message import DecodeError
+
+from cas.digest import EMPTY, Digest, DigestFunction
+from cas.errors import ActionResultNotFound, BlobNotFound, MalformedRequest
+from cas.store import SMALL_BLOB_BYTES, BlobStore
+from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+
+if TYPE_CHECKING:
+    from cas.action_cache import ActionCache, ActionKey
+
+MAX_TREE_BYTES: Final = 64 << 20
+"""Of one Tree or Directory: half a million files. It is parsed in memory, where it takes several times that."""
+
+MAX_DIRECTORIES: Final = 100_000
+"""Directories followed from one root_directory_digest; equal ones count once."""
+
+TREE_CACHE_DIGESTS: Final = 500_000
+"""Digests remembered over all Trees, about 0.2 kB each."""
+
+
+class TreeContents:
+    """The digests of the files in each Tree (or Directory, with its subdirectories) seen lately."""
+
+    def __init__(self, max_digests: int = TREE_CACHE_DIGESTS) -> None:
+        self._max_digests = max_digests
+        self._digests = 0
+        self._trees: OrderedDict[tuple[Digest, type], frozenset[Digest]] = OrderedDict()
+
+    def get(self, digest: Digest, kind: type) -> frozenset[Digest] | None:
+        contents = self._trees.get((digest, kind))
+        if contents is not None:
+            self._trees.move_to_end((digest, kind))
+        return contents
+
+    def add(self, digest: Digest, kind: type, contents: frozenset[Digest]) -> None:
+        if (digest, kind) in self._trees:
+            return
+        # One more, so that empty trees are bounded too.
+        self._digests += len(contents) + 1
+        self._trees[digest, kind] = contents
+        while self._digests > self._max_digests:
+            _, dropped = self._trees.popitem(last=False)
+            self._digests -= len(dropped) + 1
+
+
+class Complete:
+    """An action cache that knows only results whose blobs all exist in `store`."""
+
+    def __init__(self, inner: ActionCache, store: BlobStore) -> None:
+        self._inner = inner
+        self._store = store
+        self._trees = TreeContents()
+
+    async def get(self, key: ActionKey) -> re_pb2.ActionResult:
+        result = await self._inner.get(key)
+        try:
+            missing = await missing_of(result, self._store, key.action_digest.function, self._trees)
+        except MalformedRequest as reason:
+            raise ActionResultNotFound(f"the result of action {key.action_digest} is malformed: {reason}") from reason
+        if missing:
+            raise ActionResultNotFound(
+                f"blob {min(missing, key=str)} of the result of action {key.action_digest} is gone"
+            )
+        return result
+
+    async def put(self, key: ActionKey, result: re_pb2.ActionResult) -> None:
+        await self._inner.put(key, result)
+
+
+async def missing_of(
+    result: re_pb2.ActionResult, store: BlobStore, function: DigestFunction, trees: TreeContents | None = None
+) -> set[Digest]:
+    """The blobs that `result` refers to, directly or through Trees and Directories, and that `store` lacks.
+
+    Asks for all of them in one find_missing. Raises MalformedRequest if the result itself names something that is no
+    digest.
+    """
+    trees = trees if trees is not None else TreeContents()
+    wanted: set[Digest] = set()
+    unusable: set[Digest] = set()
+    for file in result.output_files:
+        wanted.add(Digest.from_proto(file.digest, function))
+    for stream in (result.stdout_digest, result.stderr_digest):
+        # A client that has no output may leave the digest out or send an empty message.
+        if stream.hash:
+            wanted.add(Digest.from_proto(stream, function))
+    for directory in result.output_directories:
+        if directory.tree_digest.hash or not directory.root_directory_digest.hash:
+            digest = Digest.from_proto(directory.tree_digest, function)
+            contents = await _files_of_tree(digest, store, trees)
+            wanted.add(digest)
+            if contents is None:
+                unusable.add(digest)
+            else:
+                wanted |= contents
+        if directory.root_directory_digest.hash:
+            digest = Digest.from_proto(directory.root_directory_digest, function)
+            contents = await _blobs_of_directory(digest, store, trees)
+            if contents is None:
+                unusable.add(digest)
+            else:
+                wanted |= contents
+    wanted.discard(EMPTY[function])
+    return unusable | await store.find_missing(wanted)
+
+
+async def _files_of_tree(digest: Digest, store: BlobStore, trees: TreeContents) -> frozenset[Digest] | None:
+    """The digests of all files in the Tree `digest`; None if it is missing or unusable."""
+    contents = trees.get(digest, re_pb2.Tree)
+    if contents is not None:
+        return contents
+    try:
+        tree = re_pb2.Tree.FromString(await _content(digest, store))
+        files = {Digest.from_proto(file.digest, digest.function) for file in tree.root.files}
+        for directory in tree.children:
+            files.update(Digest.from_proto(file.digest, digest.function) for file in directory.files)
+    except (BlobNotFound, DecodeError, MalformedRequest):
+        return None
+    contents = frozenset(files)
+    trees.add(digest, re_pb2.Tree, contents)
+    return contents
+
+
+async def _blobs_of_directory(root: Digest, store: BlobStore, trees: TreeContents) -> frozenset[Digest] | None:
+    """The digests of the Directory `root`, the Directories below it, and all their files; None as above.
+
+    Read level by level, so that a deep hierarchy costs one read_many for each level.
+    """
+    contents = trees.get(root, re_pb2.Directory)
+    if contents is not None:
+        return contents
+    directories = {root}
+    files: set[Digest] = set()
+    level = {root}
+    try:
+        while level:
+            below: set[Digest] = set()
+            blobs = await store.read_many([digest for digest in level if 0 < digest.size_bytes <= SMALL_BLOB_BYTES])
+            for digest in level:
+                data = blobs.pop(digest, None)
+                message = re_pb2.Directory.FromString(await _content(digest, store) if data is None else data)
+                files.update(Digest.from_proto(file.digest, root.function) for file in message.files)
+                below.update(Digest.from_proto(child.digest, root.function) for child in message.directories)
+            level = below - directories
+            directories |= level
+            if len(directories) > MAX_DIRECTORIES:
+                return None
+    except (BlobNotFound, DecodeError, MalformedRequest):
+        return None
+    contents = frozenset(files | directories)
+    trees.add(root, re_pb2.Directory, contents)
+    return contents
+
+
+async def _content(digest: Digest, store: BlobStore) -> bytes:
+    """The blob of a Tree or Directory. Raises BlobNotFound, also if it is larger than MAX_TREE_BYTES."""
+    if digest == EMPTY[digest.function]:
+        return b""
+    if digest.size_bytes > MAX_TREE_BYTES:
+        raise BlobNotFound(digest)
+    async with store.open(digest) as pieces:
+        return b"".join([piece async for piece in pieces])
