@@ -43,9 +43,16 @@ install_debian_packages() {
     command -v apt-get >/dev/null || fail "apt-get not found; install these by hand: ${missing[*]}"
     say "Debian packages: installing ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
-    as_root apt-get update -qq || fail "apt-get update failed; check the network and /etc/apt/sources.list"
-    as_root apt-get install -qq --yes --no-install-recommends "${missing[@]}" \
-        || fail "apt-get install failed for: ${missing[*]} (Debian 12 has them all)"
+    mkdir -p "$clients"
+    local log="$clients/apt.log"
+    as_root apt-get update >"$log" 2>&1 || {
+        tail -n 20 "$log" >&2
+        fail "apt-get update failed; check the network and /etc/apt/sources.list"
+    }
+    as_root apt-get install --yes --no-install-recommends "${missing[@]}" >>"$log" 2>&1 || {
+        tail -n 20 "$log" >&2
+        fail "apt-get install failed for: ${missing[*]} (Debian 12 has them all; log in $log)"
+    }
     for package in "${missing[@]}"; do
         is_installed "$package" || fail "$package is still not installed after apt-get install"
     done
