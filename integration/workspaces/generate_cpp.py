@@ -50,9 +50,7 @@ def unit_value(library: int, unit: int, seed: int, addends: Addends) -> int:
 def expected_total(addends: Addends | None = None) -> int:
     """What the binary //app:main prints after `total=`."""
     return sum(
-        unit_value(library, unit, 1, addends or {})
-        for library in range(LIBRARIES)
-        for unit in range(UNITS_PER_LIBRARY)
+        unit_value(library, unit, 1, addends or {}) for library in range(LIBRARIES) for unit in range(UNITS_PER_LIBRARY)
     )
 
 
@@ -191,8 +189,8 @@ long unit{unit}(long seed) {{
   std::set<long> residues;
   for (long i = 0; i < {RESIDUES}; ++i) residues.insert((seed * {step} + i * {stride}) % {modulus});
   long value = Triangle<{unit + 3}>::value + {addend};
-  for (const auto& [text, numbers] : ByText(residues)) {{
-    value += std::accumulate(numbers.begin(), numbers.end(), 0L);
+  for (const auto& group : ByText(residues)) {{
+    value += std::accumulate(group.second.begin(), group.second.end(), 0L);
   }}
 {extra}  return value % {MODULUS};
 }}
