@@ -43,7 +43,7 @@ _RAW_DEFLATE: Final = -zlib.MAX_WBITS
 _BROTLI_STEP_BYTES: Final = 256 * 1024
 """brotli's output grows by whole blocks past the limit that it is given; from this one it stays under CHUNK_BYTES."""
 
-_INPUT_STEP_BYTES: Final = 64 * 1024
+_INPUT_STEP_BYTES: Final = 256 * 1024
 """How much compressed data a library gets at once. zstd copies what is left behind each frame, so many small frames in
 one large piece would cost the square of its size."""
 

@@ -87,7 +87,7 @@ def hash_of(data: bytes | bytearray | memoryview, function: DigestFunction) -> s
     """The hash of `data`, in lower-case hexadecimal."""
     if function is DigestFunction.SHA256:
         return hashlib.sha256(data).hexdigest()
-    started = _START[function](memoryview(data).nbytes)
+    started = _START[function](len(data))
     started.update(data)
     return started.hexdigest()
 
