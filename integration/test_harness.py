@@ -44,6 +44,11 @@ def test_executions_of_every_result_are_counted_together() -> None:
 
 def test_a_process_that_dies_at_its_start_is_reported_with_its_log(tmp_path: Path) -> None:
     process = Process((sys.executable, "-c", "raise SystemExit('no such state directory')"), tmp_path / "log")
+
+    def still_running_is_not_enough() -> bool:
+        process.expect_running()
+        return False
+
     with pytest.raises(AssertionError, match="no such state directory"):
-        wait_until(lambda: process.expect_running() is not None, "the end of the process", 20)
+        wait_until(still_running_is_not_enough, "the end of the process", 20)
     assert not is_alive(process.pid)
