@@ -69,7 +69,8 @@ def serve(
         server__log_level=log_level,
     )
     from rexec import logs
-    from rexec.server import CannotServe, serve as run
+    from rexec.server import CannotServe
+    from rexec.server import serve as run
 
     logs.configure(settings.server)
 
@@ -90,10 +91,14 @@ def serve(
 )
 @click.option("--cache-dir", metavar="DIR", help="Where input files are kept. [default: WORK_DIR/cache]")
 @click.option(
-    "--work-dir", metavar="DIR", help="Where actions run. [default: $XDG_STATE_HOME/rexec-worker or ~/.local/state/rexec-worker]"
+    "--work-dir",
+    metavar="DIR",
+    help="Where actions run. [default: $XDG_STATE_HOME/rexec-worker or ~/.local/state/rexec-worker]",
 )
 @click.option("--name", metavar="NAME", help="The worker's name in results and logs. [default: HOST-PID]")
-@click.option("--config", type=_CONFIG, metavar="FILE", help="TOML file; its [worker] section holds every other option.")
+@click.option(
+    "--config", type=_CONFIG, metavar="FILE", help="TOML file; its [worker] section holds every other option."
+)
 @click.option("--die-with-parent", is_flag=True, default=None, help="End when the process that started this one ends.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]")
 def worker(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104  # recognised, not listened on
+_WILDCARDS = ("0.0.0.0", "[::]")  # recognised, not listened on
 
 
 def client_flags(address: str, instance_names: Sequence[str], executes: bool, hostname: str) -> str:
@@ -21,8 +21,7 @@ def client_flags(address: str, instance_names: Sequence[str], executes: bool, ho
         ("Bazel", [f"bazel build {bazel}{f' --remote_instance_name={name}' if name else ''} //..."]),
         (
             "recc",
-            [f"export RECC_SERVER=http://{where}{f' RECC_INSTANCE={name}' if name else ' RECC_INSTANCE='}"]
-            + ["recc /usr/bin/g++ -c hello.cpp -o hello.o"],
+            [f"export RECC_SERVER=http://{where} RECC_INSTANCE={name}", "recc /usr/bin/g++ -c hello.cpp -o hello.o"],
         ),
         ("BuildStream (buildstream.conf)", _buildstream(where, name)),
         ("Buck2 (.buckconfig)", _buck2(where, name)),

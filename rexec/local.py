@@ -94,4 +94,4 @@ def socket_path(state_path: Path) -> Path:
     path = state_path / "rexec.sock"
     if len(os.fsencode(path)) <= 100:
         return path
-    return Path("/tmp") / f"rexec-{os.getuid()}-{os.getpid()}.sock"  # noqa: S108  # removed at the end of the server
+    return Path("/tmp") / f"rexec-{os.getuid()}-{os.getpid()}.sock"  # removed at the end of the server

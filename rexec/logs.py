@@ -14,10 +14,9 @@ def configure(settings: ServerSettings) -> None:
     """Log as the settings say; once, at the start of a process."""
     human = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
     renderer: structlog.typing.Processor
-    if human:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    else:
-        renderer = structlog.processors.JSONRenderer()
+    renderer = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if human else structlog.processors.JSONRenderer()
+    )
     tracebacks: list[structlog.typing.Processor] = [] if human else [structlog.processors.format_exc_info]
     structlog.configure(
         processors=[

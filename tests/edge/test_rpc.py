@@ -39,7 +39,7 @@ class Scripted:
         self.entered = asyncio.Event()
         self.cancelled = asyncio.Event()
 
-    async def FindMissingBlobs(  # noqa: N802
+    async def FindMissingBlobs(
         self, request: re_pb2.FindMissingBlobsRequest, context: RequestContext
     ) -> re_pb2.FindMissingBlobsResponse:
         self.context = context
@@ -47,14 +47,14 @@ class Scripted:
             raise self.failure
         return re_pb2.FindMissingBlobsResponse(missing_blob_digests=request.blob_digests)
 
-    async def BatchReadBlobs(self, _request: re_pb2.BatchReadBlobsRequest, _context: RequestContext) -> Any:  # noqa: N802
+    async def BatchReadBlobs(self, _request: re_pb2.BatchReadBlobsRequest, _context: RequestContext) -> Any:
         self.entered.set()
         try:
             await asyncio.Event().wait()
         finally:
             self.cancelled.set()
 
-    async def GetTree(  # noqa: N802
+    async def GetTree(
         self, _request: re_pb2.GetTreeRequest, _context: RequestContext
     ) -> AsyncIterator[re_pb2.GetTreeResponse]:
         yield re_pb2.GetTreeResponse(next_page_token="first")
@@ -66,7 +66,7 @@ class Scripted:
 class Counting:
     """A ByteStream service that answers a Write after its first message."""
 
-    async def Write(  # noqa: N802
+    async def Write(
         self, requests: AsyncIterator[bytestream_pb2.WriteRequest], _context: RequestContext
     ) -> bytestream_pb2.WriteResponse:
         first = await anext(requests)
@@ -261,9 +261,7 @@ def test_request_metadata_that_is_absent_or_broken_is_empty(headers: dict[str, s
     assert request_metadata(headers) == re_pb2.RequestMetadata()
 
 
-@pytest.mark.parametrize(
-    "name", ["requestmetadata-bin", "google.devtools.remoteexecution.v1test.requestmetadata-bin"]
-)
+@pytest.mark.parametrize("name", ["requestmetadata-bin", "google.devtools.remoteexecution.v1test.requestmetadata-bin"])
 def test_request_metadata_of_older_clients_counts(name: str) -> None:
     sent = re_pb2.RequestMetadata(action_id="a")
     assert request_metadata({name: sent.SerializeToString()}) == sent

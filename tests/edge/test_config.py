@@ -1,0 +1,89 @@
+"""The configuration file, good and bad."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rexec.config import Config, ConfigError, load, parse, with_changes
+
+
+def test_an_empty_file_is_the_defaults() -> None:
+    assert parse("") == Config()
+
+
+def test_sections_reach_the_parts_that_they_are_named_after() -> None:
+    config = parse(
+        """
+        state_dir = "/var/lib/rexec"
+        slots = 0
+        [server]
+        listen = ["127.0.0.1:1", "127.0.0.1:2"]
+        [store]
+        max_bytes = "1.5GiB"
+        [scheduler]
+        max_attempts = 5
+        [worker]
+        slots = 3
+        cache_max_bytes = 1000
+        [worker.properties]
+        Pool = ["big", "any"]
+        """
+    )
+    assert config.state_path == Path("/var/lib/rexec")
+    assert config.local_slots == 0
+    assert config.server.listen == ("127.0.0.1:1", "127.0.0.1:2")
+    assert config.store.max_bytes == 3 << 29
+    assert config.scheduler.max_attempts == 5
+    assert config.worker.properties == {"Pool": ["big", "any"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[sever]", "sever"),
+        ("[server]\nlisen = []", r"lisen.*\$\.server"),
+        ("[server]\nlisten = []", r"listen is empty.*\$\.server"),
+        ('[server]\nlisten = ["8980"]', "expected HOST:PORT"),
+        ('[server]\nmetrics_listen = "x"', "expected HOST:PORT"),
+        ("[server]\ninstance_names = []", "instance_names is empty"),
+        ('[server]\nlog_level = "loud"', r"\$\.server\.log_level"),
+        ("[server]\nstop_seconds = -1", "stop_seconds is -1"),
+        ("[server]\nmax_calls = 0", "max_calls is 0"),
+        ("slots = -1", "slots is -1"),
+        ('slots = "two"', r"\$\.slots"),
+        ('[store]\nmax_bytes = "lots"', r"lots.*\$\.store\.max_bytes"),
+        ('[worker]\ncache_max_bytes = "5 parsecs"', r"parsecs.*\$\.worker\.cache_max_bytes"),
+        ("[scheduler]\nmax_attempts = 0", r"max_attempts is 0.*\$\.scheduler"),
+        ("slots = ", "is not TOML"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        parse(text)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=str(tmp_path / "absent.toml")):
+        load(tmp_path / "absent.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"binary\.toml"):
+        load(tmp_path / "binary.toml")
+
+
+def test_the_command_line_has_the_last_word_and_silence_changes_nothing() -> None:
+    config = parse("slots = 4\n[worker]\nslots = 2")
+    assert with_changes(config, slots=None, worker__slots=None) == config
+    changed = with_changes(config, slots=1, worker__slots=7, server__listen=("127.0.0.1:5",))
+    assert (changed.slots, changed.worker.slots, changed.server.listen) == (1, 7, ("127.0.0.1:5",))
+    with pytest.raises(ConfigError, match="expected HOST:PORT"):
+        with_changes(config, server__listen=("nowhere",))
+
+
+def test_the_state_directory_follows_the_desktop_rules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert Config().state_path == tmp_path / "rexec"
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert Config().state_path == tmp_path / "home" / ".local" / "state" / "rexec"

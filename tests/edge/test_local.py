@@ -1,0 +1,101 @@
+"""The local worker process: started again when it dies, ended when the server ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from rexec import local
+from rexec.local import LocalWorker, socket_path, worker_command
+
+
+class Pipe:
+    """What the processes under test say, a line each."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = path
+        # Held open for writing too, so that the end of one process is not the end of the pipe.
+        self._descriptor = os.open(path, os.O_RDWR)
+        self._lines = os.fdopen(self._descriptor, "r", buffering=1)
+
+    async def line(self) -> str:
+        async with asyncio.timeout(20):
+            return (await asyncio.to_thread(self._lines.readline)).strip()
+
+    def close(self) -> None:
+        self._lines.close()
+
+
+@contextmanager
+def pipe_at(path: Path) -> Iterator[Pipe]:
+    pipe = Pipe(path)
+    try:
+        yield pipe
+    finally:
+        pipe.close()
+
+
+async def test_a_worker_that_dies_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "RESTART_SECONDS", 0.001)
+    with pipe_at(tmp_path / "pipe") as pipe:
+        worker = LocalWorker(["sh", "-c", f"echo $$ > {pipe.path}; exec sleep 600"])
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(worker.run())
+            first = int(await pipe.line())
+            os.kill(first, signal.SIGKILL)
+            second = int(await pipe.line())
+            assert second != first
+            await worker.stop(grace_seconds=10)
+    with pytest.raises(ProcessLookupError):
+        os.kill(second, 0)
+
+
+async def test_a_worker_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    with pipe_at(tmp_path / "pipe") as pipe:
+        worker = LocalWorker(["sh", "-c", f"trap '' TERM; echo $$ > {pipe.path}; exec sleep 600"])
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(worker.run())
+            pid = int(await pipe.line())
+            await worker.stop(grace_seconds=0.05)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_a_worker_does_not_share_the_terminals_process_group(tmp_path: Path) -> None:
+    with pipe_at(tmp_path / "pipe") as pipe:
+        worker = LocalWorker(["sh", "-c", f"echo $$ > {pipe.path}; exec sleep 600"])
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(worker.run())
+            pid = int(await pipe.line())
+            assert os.getpgid(pid) != os.getpgid(0)
+            await worker.stop(grace_seconds=10)
+
+
+async def test_stopping_ends_the_wait_before_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "RESTART_SECONDS", 600.0)
+    monkeypatch.setattr(local, "MAX_RESTART_SECONDS", 600.0)
+    worker = LocalWorker(["true"])
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(worker.run())
+        await worker.stop(grace_seconds=1)
+        await running
+
+
+def test_the_socket_lies_in_the_state_directory_unless_its_path_would_be_too_long(tmp_path: Path) -> None:
+    assert socket_path(Path("/var/lib/rexec")) == Path("/var/lib/rexec/rexec.sock")
+    assert len(os.fsencode(socket_path(tmp_path / ("x" * 120)))) <= 107
+
+
+def test_the_worker_gets_the_servers_configuration_file() -> None:
+    command = worker_command("unix:/s", 3, Path("/w"), Path("/etc/rexec.toml"))
+    assert command[1:] == [
+        "-m", "rexec", "worker", "--server", "unix:/s", "--slots", "3", "--work-dir", "/w", "--die-with-parent",
+        "--config", "/etc/rexec.toml",
+    ]  # fmt: skip
