@@ -235,7 +235,7 @@ def test_identity_takes_exactly_the_bytes_declared(data: bytes, text: str) -> No
 
 
 def test_the_beginning_of_another_zstd_frame_is_a_frame_cut_off() -> None:
-    with pytest.raises(MalformedRequest, match="^ZSTD data are cut off"):
+    with pytest.raises(MalformedRequest, match=r"^ZSTD data are cut off"):
         decompress(zstd.compress(TEXT) + zstd.compress(b"")[:5], Compressor.ZSTD, len(TEXT))
 
 
