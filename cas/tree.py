@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
@@ -178,7 +179,7 @@ async def read_directories(
         cached = cache.get(digest) if cache is not None else None
         if cached is not None:
             found[digest] = cached
-        elif digest == EMPTY[digest.function]:
+        elif digest.size_bytes == 0 and digest == EMPTY[digest.function]:
             found[digest] = Directory(digest, re_pb2.Directory(), (), ())
         elif digest.size_bytes > MAX_DIRECTORY_BYTES:
             raise MalformedRequest(f"directory {digest} is too large; {MAX_DIRECTORY_BYTES} bytes is the most")
@@ -213,9 +214,10 @@ async def load_tree(store: BlobStore, root: Digest, cache: DirectoryCache | None
     """
     directories: dict[Digest, Directory] = {}
     missing: set[Digest] = set()
-    async for level in levels(store, root, cache):
-        directories.update(level.found)
-        missing |= level.missing
+    async with aclosing(levels(store, root, cache)) as tree:
+        async for level in tree:
+            directories.update(level.found)
+            missing |= level.missing
     return Tree(root, directories, frozenset(missing), _measure(root, directories))
 
 
@@ -227,7 +229,7 @@ class Level:
     missing: set[Digest]
 
 
-async def levels(store: BlobStore, root: Digest, cache: DirectoryCache | None = None) -> AsyncIterator[Level]:
+async def levels(store: BlobStore, root: Digest, cache: DirectoryCache | None = None) -> AsyncGenerator[Level, None]:
     """The tree below `root` breadth first, each different directory once. Raises as `load_tree`, but counts no entries."""
     seen = {root}
     wanted = [root]

@@ -12,7 +12,7 @@ from functools import partial
 
 from cas.compression import Compression, Compressor, Decompression, compress, decompress
 from cas.context import RequestContext
-from cas.digest import EMPTY, Digest
+from cas.digest import Digest
 from cas.errors import BlobNotFound, MalformedRequest, OffsetMismatch, OffsetOutOfRange
 from cas.instances import Instances
 from cas.resource_name import ResourceName, parse_read_name, parse_write_name
@@ -96,7 +96,7 @@ class ByteStream:
         alone = first.finish_write and first.write_offset == 0 and digest.size_bytes <= SMALL_BLOB_BYTES
         # The whole blob is here already: asking for it costs more than giving it to the store, which looks for itself.
         unasked = alone and identity
-        if digest == EMPTY[digest.function] or not (unasked or await instance.store.find_missing([digest])):
+        if not (unasked or await instance.store.find_missing([digest])):
             return bytestream_pb2.WriteResponse(committed_size=digest.size_bytes if identity else -1)
         if alone:
             data = first.data
@@ -126,7 +126,7 @@ class ByteStream:
         """
         name = parse_write_name(request.resource_name)
         store = self._instances.readable(name.instance_name, context.identity).store
-        if name.digest == EMPTY[name.digest.function] or not await store.find_missing([name.digest]):
+        if not await store.find_missing([name.digest]):
             return bytestream_pb2.QueryWriteStatusResponse(committed_size=name.digest.size_bytes, complete=True)
         received_bytes = self._uploads.received_bytes(UploadKey(name.instance_name, name.uuid, name.digest))
         return bytestream_pb2.QueryWriteStatusResponse(committed_size=received_bytes, complete=False)
@@ -139,8 +139,6 @@ async def _compressed(compression: Callable[[bytes], bytes], data: bytes) -> byt
 
 async def _read_small(store: BlobStore, digest: Digest) -> bytes:
     """A whole small blob. Raises BlobNotFound."""
-    if digest == EMPTY[digest.function]:
-        return b""
     data = (await store.read_many([digest])).get(digest)
     if data is None:
         raise BlobNotFound(digest)
