@@ -121,8 +121,9 @@ def test_tests_run_on_the_workers_and_their_results_are_cached(clean: CppBuild) 
     # Eight runs, the sharded test being three, each followed by an action that writes its XML.
     assert outcome.processes.remote == 16
     clean.server.expect_executions(before, 16)
-    log = clean.bazel.test_logs / "tests" / "shell_test" / "test.log"
-    assert f"saw {total()}" in log.read_text()
+    logs = clean.bazel.test_logs / "tests"
+    assert f"saw {total()}" in (logs / "shell_test" / "test.log").read_text()
+    assert "note.txt" in (logs / "environment_test" / "test.outputs_manifest" / "MANIFEST").read_text()
 
     clean.bazel.clean()
     before = clean.server.counts()
