@@ -17,7 +17,7 @@ from typing import Final
 from cas.compression import Compressor, compressor_of_segment
 from cas.digest import Digest, parse_digest
 from cas.errors import MalformedRequest
-from cas.hashing import function_of_segment
+from cas.hashing import function_of_length, function_of_segment
 
 KEYWORDS: Final = frozenset(
     {"blobs", "uploads", "actions", "actionResults", "operations", "capabilities", "compressed-blobs"}
@@ -107,6 +107,10 @@ def _blob(name: str, segments: list[str], start: int) -> tuple[Compressor, Diges
     function = function_of_segment(segments[place]) if place < len(segments) else None
     if function is not None:
         place += 1
+    elif place < len(segments) and function_of_length(len(segments[place])) is None:
+        raise MalformedRequest(
+            f"resource name {name!r} has {segments[place]!r} where a hash or a digest function was expected"
+        )
     if place + 1 >= len(segments):
         raise MalformedRequest(f"resource name {name!r} has no hash and size after {kind!r}")
     try:
