@@ -1,0 +1,233 @@
+"""What goes into the queue and what comes out: events and effects, as values.
+
+The shell turns wire messages, closed streams and timers into events, and effects into messages and wake-ups. An effect
+names what has happened already; carrying it out cannot fail as far as the rules are concerned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rexec.scheduler.platform import Offer
+from rexec.scheduler.task import Candidate, Failure, Held, HeldLease, Outcome
+
+# Events
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """A client asks for a run. `task_id` is used if it joins no task in flight."""
+
+    operation_name: str
+    task_id: str
+    candidate: Candidate
+    view: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An operation that is complete when it is born: its result came from the action cache."""
+
+    operation_name: str
+    task_id: str
+    candidate: Candidate
+    outcome: Outcome
+    view: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class WaiterJoined:
+    """A stream waits for the operation."""
+
+    operation_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaiterLeft:
+    """A stream that waited is gone."""
+
+    operation_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Someone asked for the operation to stop."""
+
+    operation_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """A client will not ask for the completed operation again."""
+
+    operation_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAttached:
+    """A worker's stream is open. `worker_id` is its session: the same one again is a reconnect."""
+
+    worker_id: str
+    name: str
+    slots: int
+    offer: Offer
+    held: Held = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDetached:
+    """A worker's stream broke; its grace starts."""
+
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """How many more leases a worker takes; `received` is how many it had seen when it counted, None if it does not say."""
+
+    worker_id: str
+    leases: int
+    received: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A worker is at work on a lease; `running` once the command itself runs or has run."""
+
+    worker_id: str
+    lease_id: str
+    epoch: int
+    running: bool
+    detail: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A worker has reported the end of a lease, and the result is about to be checked: its slot is free."""
+
+    worker_id: str
+    lease_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A report has been checked and, where it is worth it, written to the action cache."""
+
+    worker_id: str
+    lease_id: str
+    epoch: int
+    failure: Failure
+    outcome: Outcome = field(default_factory=Outcome)
+    evidence: str = ""
+    """For a failure: what happened, for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """A worker takes no more leases."""
+
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed: whatever is due happens."""
+
+
+Event = (
+    Submit | Record | WaiterJoined | WaiterLeft | Cancel | Forget | WorkerAttached | WorkerDetached | Credit | Progress
+    | Reported | Finished | Draining | Tick
+)  # fmt: skip
+
+# Effects
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGranted:
+    """Send the task to the worker."""
+
+    worker_id: str
+    task_id: str
+    lease_id: str
+    epoch: int
+    attempt: int
+    """From 1; back-pressure does not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRevoked:
+    """Tell the worker to stop the lease."""
+
+    worker_id: str
+    lease_id: str
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAcknowledged:
+    """Tell the worker to forget the lease."""
+
+    worker_id: str
+    lease_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerWelcomed:
+    """Tell the worker which of the leases it holds go on."""
+
+    worker_id: str
+    resumed: tuple[HeldLease, ...]
+    unknown: tuple[HeldLease, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGone:
+    """The session is over: it was replaced, drained, or did not come back in time."""
+
+    worker_id: str
+    name: str
+    reason: str
+    lost_leases: int
+
+
+@dataclass(frozen=True, slots=True)
+class OperationChanged:
+    """The operation's stage is another one; tell who waits."""
+
+    operation_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRetried:
+    """A lease ended without a result and the task waits again."""
+
+    task_id: str
+    worker_name: str
+    reason: str
+    counted: bool
+    """Whether it used up an attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCompleted:
+    """No one need wait any more."""
+
+    task_id: str
+    queued_at: float
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class OperationForgotten:
+    """The operation's name means nothing from now on."""
+
+    operation_name: str
+
+
+Effect = (
+    LeaseGranted | LeaseRevoked | LeaseAcknowledged | WorkerWelcomed | WorkerGone | OperationChanged | TaskRetried
+    | TaskCompleted | OperationForgotten
+)  # fmt: skip

@@ -1,0 +1,139 @@
+"""Whether everything that an action needs is in the store, asked once for each directory of a build.
+
+Consecutive actions share nearly all of their inputs. A subtree that was found whole is taken to be whole for a while, by
+the digest of its Directory, so that the next action costs only the directories that are new on the way to its root. What
+is evicted in that time is found by the worker, whose report makes us forget what we believed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from cas.digest import Digest
+from cas.errors import InputsMissing, MalformedRequest
+from cas.store import BlobStore
+from cas.tree import MAX_DEPTH, MAX_ENTRIES, Directory, DirectoryCache, read_directories
+from rexec.scheduler.clock import Clock
+from rexec.scheduler.settings import SchedulerSettings
+
+MAX_KNOWN = 500_000
+"""Directories believed to be whole; about 100 bytes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A subtree that was in the store with everything below it."""
+
+    until: float
+    """Monotonic seconds."""
+    entries: int
+    """Names in the laid-out subtree, those reached by several paths counted each time."""
+    depth: int
+
+
+class InputRoots:
+    """Checks input roots of all instances."""
+
+    def __init__(self, settings: SchedulerSettings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._directories = DirectoryCache()
+        self._whole: OrderedDict[tuple[str, Digest], _Whole] = OrderedDict()
+
+    async def require(self, instance_name: str, store: BlobStore, root: Digest) -> None:
+        """Raises InputsMissing, which names every missing blob that can be known to be missing, and MalformedRequest for
+        a directory that is none or a tree too large to be laid out."""
+        now = self._clock.monotonic()
+        loaded: dict[Digest, Directory] = {}
+        missing: set[Digest] = set()
+        wanted = [] if self._known(instance_name, root, now) else [root]
+        depth = 0
+        while wanted:
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise MalformedRequest(f"the tree below {root} is more than {MAX_DEPTH} directories deep")
+            found, gone = await read_directories(store, wanted, self._directories)
+            loaded |= found
+            missing |= gone
+            if len(loaded) > self._settings.max_input_directories:
+                most = self._settings.max_input_directories
+                raise MalformedRequest(f"the tree below {root} has more than {most} different directories")
+            children = dict.fromkeys(chain.from_iterable(directory.child_digests for directory in found.values()))
+            wanted = [
+                child
+                for child in children
+                if child not in loaded and child not in missing and not self._known(instance_name, child, now)
+            ]
+        files = chain.from_iterable(directory.file_digests for directory in loaded.values())
+        # The directories too: those that came from our own cache may have left the store.
+        blobs = {*loaded, *files}
+        missing |= await store.find_missing(blobs) if blobs else set()
+        if missing:
+            raise InputsMissing(sorted(missing, key=lambda digest: digest.hash))
+        self._remember(instance_name, root, loaded, now)
+
+    async def require_directory(self, store: BlobStore, root: Digest, path: Sequence[str]) -> None:
+        """Raises MalformedRequest unless `path`, from the root, names a directory of the input root.
+
+        A symlink on the way is left to the worker, who sees where it leads. The root must have passed `require`.
+        """
+        digest = root
+        for name in path:
+            found, gone = await read_directories(store, [digest], self._directories)
+            if gone:
+                raise InputsMissing(gone)
+            directory = found[digest]
+            child = next((held for node, held in directory.directories() if node.name == name), None)
+            if child is None:
+                if any(symlink.name == name for symlink in directory.symlinks()):
+                    return
+                raise MalformedRequest(
+                    f"working_directory {'/'.join(path)[:200]!r} is not a directory of the input root"
+                )
+            digest = child
+
+    def forget(self, instance_name: str) -> None:
+        """Believe nothing of an instance any more: something that was there is gone."""
+        for key in [key for key in self._whole if key[0] == instance_name]:
+            del self._whole[key]
+
+    def _known(self, instance_name: str, digest: Digest, now: float) -> _Whole | None:
+        whole = self._whole.get((instance_name, digest))
+        return whole if whole is not None and whole.until > now else None
+
+    def _remember(self, instance_name: str, root: Digest, loaded: dict[Digest, Directory], now: float) -> None:
+        """Note what was found whole, children before their parents, and measure it. Raises MalformedRequest for a tree
+        past the limits: a few directories that hold each other many times can describe more files than any disk has."""
+        until = now + self._settings.inputs_known_seconds
+        measured: dict[Digest, _Whole] = {}
+        stack = [root] if root in loaded else []
+        while stack:
+            digest = stack[-1]
+            if digest in measured:
+                stack.pop()
+                continue
+            children = loaded[digest].child_digests
+            ahead = [child for child in children if child in loaded and child not in measured]
+            if ahead:
+                stack += ahead
+                continue
+            stack.pop()
+            held = [measured.get(child) or self._whole[instance_name, child] for child in children]
+            entries = loaded[digest].entries + sum([whole.entries for whole in held])
+            depth = 1 + max([whole.depth for whole in held], default=0)
+            if entries > MAX_ENTRIES:
+                raise MalformedRequest(
+                    f"the tree below {root} has more than {MAX_ENTRIES} files, directories and symlinks"
+                )
+            if depth > MAX_DEPTH:
+                raise MalformedRequest(f"the tree below {root} is more than {MAX_DEPTH} directories deep")
+            # What was believed already keeps its own end: the parent is not believed for longer than its parts.
+            end = min([until, *[whole.until for whole in held]])
+            measured[digest] = _Whole(end, entries, depth)
+        for digest, whole in measured.items():
+            self._whole[instance_name, digest] = whole
+        while len(self._whole) > MAX_KNOWN:
+            self._whole.popitem(last=False)

@@ -1,0 +1,61 @@
+"""The messages to workers, made from the queue's values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+from protos.rexec.worker.v1 import worker_pb2
+from rexec.scheduler.scheduler import Run
+from rexec.scheduler.settings import SchedulerSettings
+from rexec.scheduler.task import Candidate, HeldLease
+
+
+def welcome(
+    worker_id: str, resumed: Iterable[HeldLease], unknown: Iterable[HeldLease], settings: SchedulerSettings
+) -> worker_pb2.ToWorker:
+    """The answer to Hello."""
+    message = worker_pb2.Welcome(
+        worker_id=worker_id,
+        resumed=[worker_pb2.HeldLease(lease_id=held.lease_id, epoch=held.epoch) for held in resumed],
+        unknown=[worker_pb2.HeldLease(lease_id=held.lease_id, epoch=held.epoch) for held in unknown],
+    )
+    message.heartbeat_interval.FromMilliseconds(round(settings.heartbeat_seconds * 1000))
+    message.grace.FromMilliseconds(round(settings.grace_seconds * 1000))
+    return worker_pb2.ToWorker(welcome=message)
+
+
+def lease(task_id: str, lease_id: str, epoch: int, candidate: Candidate) -> worker_pb2.ToWorker:
+    """A task to run. The candidate's payload is a `Run`."""
+    run = cast(Run, candidate.payload)
+    message = worker_pb2.Lease(
+        lease_id=lease_id,
+        epoch=epoch,
+        task_id=task_id,
+        instance_name=candidate.instance_name,
+        digest_function=candidate.action_digest.function.value,
+        action_digest=candidate.action_digest.to_proto(),
+        action=run.action,
+        command=run.command,
+        request_metadata=run.request_metadata,
+    )
+    message.timeout.FromNanoseconds(round(candidate.timeout_seconds * 1e9))
+    message.queued_timestamp.FromNanoseconds(round(run.queued_at * 1e9))
+    return worker_pb2.ToWorker(lease=message)
+
+
+def revoke(lease_id: str, epoch: int, reason: str) -> worker_pb2.ToWorker:
+    """Stop a lease."""
+    return worker_pb2.ToWorker(revoke=worker_pb2.Revoke(lease_id=lease_id, epoch=epoch, reason=reason))
+
+
+def acknowledged(lease_id: str, epoch: int) -> worker_pb2.ToWorker:
+    """Forget a lease."""
+    return worker_pb2.ToWorker(acknowledged=worker_pb2.Acknowledged(lease_id=lease_id, epoch=epoch))
+
+
+def drain(grace_seconds: float, reason: str) -> worker_pb2.ToWorker:
+    """Leave when the leases have ended."""
+    message = worker_pb2.Drain(reason=reason)
+    message.grace.FromMilliseconds(round(grace_seconds * 1000))
+    return worker_pb2.ToWorker(drain=message)

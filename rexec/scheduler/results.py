@@ -1,0 +1,94 @@
+"""What becomes of a worker's report before any client sees it.
+
+A worker may be broken, or lie. A result whose blobs are not in the store is the worker's failure, not an answer. A good one
+gets what REAPI wants to find in it and is written to the action cache, if it is worth that: exit code 0, status OK, and the
+action does not forbid it.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import structlog
+from google.rpc import status_pb2
+
+from cas.action_cache import ActionKey, missing_of
+from cas.errors import Code, StatusError
+from cas.instances import Instance, Instances
+from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+from protos.rexec.worker.v1 import worker_pb2
+from rexec.scheduler.broker import Settled
+from rexec.scheduler.clock import Clock
+from rexec.scheduler.inputs import InputRoots
+from rexec.scheduler.scheduler import Run
+from rexec.scheduler.task import Candidate, Failure, Outcome
+
+log = structlog.get_logger()
+
+_FAILURES = {
+    worker_pb2.Finished.INFRASTRUCTURE: Failure.INFRASTRUCTURE,
+    worker_pb2.Finished.BACK_PRESSURE: Failure.BACK_PRESSURE,
+    worker_pb2.Finished.REVOKED: Failure.REVOKED,
+}
+
+
+class Results:
+    """The `Settler` over the stores and action caches of all instances."""
+
+    def __init__(self, instances: Instances, inputs: InputRoots, clock: Clock) -> None:
+        self._instances = instances
+        self._inputs = inputs
+        self._clock = clock
+
+    async def settle(self, candidate: Candidate, report: worker_pb2.Finished, worker_name: str) -> Settled:
+        evidence = report.status.message or report.message
+        if report.failure != worker_pb2.Finished.NONE:
+            return Settled(_FAILURES.get(report.failure, Failure.INFRASTRUCTURE), Outcome(), evidence[:1000])
+        if not 0 <= report.status.code <= max(Code):
+            return _broken(f"reported status {report.status.code}, which does not exist")
+        if report.status.code == Code.OK and not report.HasField("action_result"):
+            return _broken("reported success without a result")
+        if report.status.code == Code.FAILED_PRECONDITION:
+            # An input was evicted after it was checked: the client uploads it again, and must then be believed nothing.
+            self._inputs.forget(candidate.instance_name)
+        response = re_pb2.ExecuteResponse(message=report.message)
+        if report.HasField("action_result"):
+            response.result.CopyFrom(report.action_result)
+            self._complete_metadata(response.result, candidate, worker_name)
+        if report.status.code != Code.OK or report.status.message:
+            response.status.CopyFrom(report.status)
+        else:
+            response.status.CopyFrom(status_pb2.Status())
+        instance = self._instances.of(candidate.instance_name)
+        try:
+            missing = await missing_of(response.result, instance.store, candidate.action_digest.function)
+        except StatusError as failure:
+            return _broken(f"the result cannot be checked: {failure}")
+        if missing:
+            return _broken(
+                f"reported {len(missing)} outputs that are not in the store, such as {min(map(str, missing))}"
+            )
+        if report.status.code == Code.OK and response.result.exit_code == 0 and not candidate.do_not_cache:
+            await self._cache(instance, candidate, response.result)
+        return Settled(Failure.NONE, Outcome(response=response))
+
+    def _complete_metadata(self, result: re_pb2.ActionResult, candidate: Candidate, worker_name: str) -> None:
+        """Fill in what the worker left out of ExecutedActionMetadata. Buck2 refuses a result without it."""
+        metadata = result.execution_metadata
+        metadata.worker = metadata.worker or worker_name
+        queued_at = cast(Run, candidate.payload).queued_at
+        if not metadata.HasField("queued_timestamp"):
+            metadata.queued_timestamp.FromNanoseconds(round(queued_at * 1e9))
+        if not metadata.HasField("worker_completed_timestamp"):
+            metadata.worker_completed_timestamp.FromNanoseconds(round(self._clock.wall() * 1e9))
+
+    async def _cache(self, instance: Instance, candidate: Candidate, result: re_pb2.ActionResult) -> None:
+        """Write the action cache. The action has succeeded, so a failure here costs a later run and no more."""
+        try:
+            await instance.action_cache.put(ActionKey(instance.name, candidate.action_digest), result)
+        except StatusError as failure:
+            log.warning("action cache not written", action=str(candidate.action_digest), reason=str(failure))
+
+
+def _broken(evidence: str) -> Settled:
+    return Settled(Failure.INFRASTRUCTURE, Outcome(), evidence)

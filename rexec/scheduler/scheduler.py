@@ -1,0 +1,100 @@
+"""The interface between the services that clients talk to and the rules.
+
+The services need nothing else of the scheduler, and all that passes are values, so that a frontend may run in another
+process than the queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cas.digest import Digest
+from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+from rexec.scheduler.task import Candidate, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a worker needs beside the inputs; the payload of a `Candidate`. The messages are shared: never change them."""
+
+    action: re_pb2.Action
+    command: re_pb2.Command
+    request_metadata: re_pb2.RequestMetadata
+    """Of the client that asked first."""
+    queued_at: float
+    """Wall time in seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inlining:
+    """What a client wants to have inside the ExecuteResponse (REAPI ExecuteRequest.inline_...)."""
+
+    stdout: bool = False
+    stderr: bool = False
+    files: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class OperationState:
+    """One operation at one moment."""
+
+    name: str
+    instance_name: str
+    action_digest: Digest
+    stage: Stage
+    response: re_pb2.ExecuteResponse | None = None
+    """Set once the stage is COMPLETED. Shared: never change it."""
+    inlining: Inlining = field(default_factory=Inlining)
+    reason: str = ""
+    """Why it waits, for a person; empty once it runs."""
+    metadata: re_pb2.ExecutedActionMetadata | None = None
+    """What is known of the run so far."""
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.stage is Stage.COMPLETED
+
+
+class Scheduler(Protocol):
+    """What a service may ask for. A name that is not known raises OperationNotFound."""
+
+    async def submit(self, candidate: Candidate, inlining: Inlining) -> str:
+        """Run an action, or join the run of an equal one. Returns the new operation's name.
+
+        The candidate's payload is a `Run`. Raises NoWorkerFits and QueueFull.
+        """
+        ...
+
+    async def record(self, candidate: Candidate, inlining: Inlining, response: re_pb2.ExecuteResponse) -> str:
+        """Make an operation that is complete already. Returns its name."""
+        ...
+
+    def watch(self, name: str, keepalive_seconds: float) -> AsyncGenerator[OperationState, None]:
+        """The state now, at every change, and after `keepalive_seconds` without one; ends after the completed state.
+
+        The operation counts as waited for until the iterator is closed: close it (contextlib.aclosing). Raises Unavailable
+        when the scheduler stops.
+        """
+        ...
+
+    async def state(self, name: str) -> OperationState:
+        """The state now."""
+        ...
+
+    async def page(
+        self, instance_name: str, stages: frozenset[Stage], after: str, limit: int
+    ) -> Sequence[OperationState]:
+        """At most `limit` operations of an instance in one of `stages`, in the order of their names, from the first one
+        past `after`."""
+        ...
+
+    async def cancel(self, name: str) -> None:
+        """Complete the operation as cancelled, unless it is complete; nobody else's is touched."""
+        ...
+
+    async def forget(self, name: str) -> None:
+        """Drop a completed operation; a live one is left alone."""
+        ...

@@ -1,0 +1,85 @@
+"""The scheduler's options, with the only place of their defaults."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[scheduler]: how actions are queued, given to workers and kept."""
+
+    default_timeout_seconds: float = 3600.0
+    """Timeout of an action that names none (REAPI Action.timeout). Long enough for a link or a test suite."""
+    max_timeout_seconds: float = 86400.0
+    """The longest timeout that an action may ask for; one that asks for more is refused."""
+    keepalive_seconds: float = 30.0
+    """A waiting stream carries an Operation at least this often. Proxies drop connections that are silent for 60 s."""
+    grace_seconds: float = 10.0
+    """How long after a broken stream a worker's leases are kept for it. Longer than a restart of the network, shorter than
+    what a user notices."""
+    heartbeat_seconds: float = 5.0
+    """How often workers say that they live."""
+    heartbeat_timeout_seconds: float = 20.0
+    """A worker that has said nothing for so long counts as gone, even though its connection looks open."""
+    max_attempts: int = 3
+    """Workers that may be lost with an action before it is held to be the cause."""
+    exclusion_seconds: float = 3.0
+    """How long an action that failed on a worker insists on another one if there is none. An installation of one worker
+    must retry too."""
+    abandon_seconds: float = 60.0
+    """How long an action goes on when no client waits for it: clients reconnect after a broken connection."""
+    retain_seconds: float = 300.0
+    """How long a completed operation can be asked for; REAPI clients that lost their connection come back to it."""
+    max_retained_operations: int = 20_000
+    """Completed operations kept at most; the oldest go first."""
+    max_queued_operations: int = 50_000
+    """Operations that may wait for a worker. Past it clients are told to come back later."""
+    settle_seconds: float = 30.0
+    """After the start an unknown platform property is not refused while no worker has attached: they may be on their way."""
+    known_properties: tuple[str, ...] = ("OSFamily", "ISA", "Arch", "cpu", "memory", "Pool", "gpu")
+    """Names of platform properties that an action may ask for although no worker has offered them so far, such as those
+    of a pool that has no worker now."""
+    ignored_properties: tuple[str, ...] = ()
+    """Names of platform properties that are taken off actions, for clients that ask for what does not matter here."""
+    max_slots: int = 4096
+    """The most slots that a worker may claim."""
+    max_prefetched_leases: int = 64
+    """The most leases beyond its slots that a worker may be given, whatever credit it grants."""
+    inputs_known_seconds: float = 60.0
+    """How long a subtree that was wholly in the store is taken to be there still. The next action of a build then costs
+    only the directories that changed; what is evicted meanwhile is found by the worker."""
+    max_input_directories: int = 200_000
+    """The most distinct directories in one input root."""
+    inline_bytes: int = 1 << 20
+    """The most bytes of stdout, stderr and output files together that one ExecuteResponse carries inline; the message has
+    to stay below 4 MiB with its metadata."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, naming them."""
+        for name in ("default_timeout_seconds", "max_timeout_seconds", "keepalive_seconds", "heartbeat_seconds",
+                     "heartbeat_timeout_seconds"):  # fmt: skip
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
+        for name in ("grace_seconds", "exclusion_seconds", "abandon_seconds", "settle_seconds", "inputs_known_seconds",
+                     "max_prefetched_leases", "inline_bytes"):  # fmt: skip
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        for name in ("max_attempts", "max_retained_operations", "max_queued_operations", "max_slots",
+                     "max_input_directories"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if self.default_timeout_seconds > self.max_timeout_seconds:
+            raise ValueError(
+                f"default_timeout_seconds is {self.default_timeout_seconds}, expected at most"
+                f" max_timeout_seconds ({self.max_timeout_seconds})"
+            )
+        if self.retain_seconds < 60:
+            # REAPI clients reconnect to completed operations; proxies take up to a minute to let them.
+            raise ValueError(f"retain_seconds is {self.retain_seconds}, expected 60 or more")
+        if self.keepalive_seconds > 60:
+            raise ValueError(f"keepalive_seconds is {self.keepalive_seconds}, expected at most 60")
+        if self.heartbeat_timeout_seconds <= self.heartbeat_seconds:
+            raise ValueError(
+                f"heartbeat_timeout_seconds is {self.heartbeat_timeout_seconds}, expected more than"
+                f" heartbeat_seconds ({self.heartbeat_seconds})"
+            )

@@ -1,0 +1,183 @@
+"""The records that the queue keeps: tasks, the operations that wait for them, leases and workers.
+
+They are plain data; only `Queue` and the two indexes beneath it (`Fleet`, `WaitingTasks`) change them. What the clients and
+workers are told travels through as opaque values: the rules never look inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+
+from cas.digest import Digest
+from cas.errors import StatusError
+from rexec.scheduler.platform import Offer, Requirement
+
+Place = tuple[int, int, int, "Task"]
+"""Priority, arrival, a serial number that keeps two places from being equal, and the task."""
+
+
+class Stage(IntEnum):
+    """Where an operation is; the numbers are those of REAPI ExecutionStage.Value."""
+
+    QUEUED = 2
+    EXECUTING = 3
+    COMPLETED = 4
+
+
+class Failure(Enum):
+    """What the end of a lease says about the worker; the end of the action itself is in the outcome."""
+
+    NONE = "none"
+    INFRASTRUCTURE = "infrastructure"
+    """The worker's fault: retried elsewhere, one of the task's attempts."""
+    BACK_PRESSURE = "back pressure"
+    """No room after all: retried elsewhere, counts for nothing."""
+    REVOKED = "revoked"
+    """Stopped because it was told to; a task that is still wanted is queued again and loses nothing."""
+
+
+class Hold(Enum):
+    """What a lease is to its task."""
+
+    LIVE = "live"
+    SETTLING = "settling"
+    """The worker has reported; the result is being checked and written. The worker's loss changes nothing any more."""
+    REVOKED = "revoked"
+    """Of no use to the task, but the worker has not let go of it yet: it still takes up room there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a task ended: either the rules' own failure or whatever the shell made of the worker's report."""
+
+    error: StatusError | None = None
+    response: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What a client wants to run."""
+
+    instance_name: str
+    action_digest: Digest
+    requirement: Requirement = field(default_factory=Requirement)
+    priority: int = 0
+    """REAPI ExecutionPolicy.priority: lower runs sooner, negative values are allowed."""
+    do_not_cache: bool = False
+    """Never shared with an equal action (REAPI Action.do_not_cache)."""
+    timeout_seconds: float = 0.0
+    payload: object = None
+    """What the worker gets; opaque here."""
+
+
+@dataclass(slots=True)
+class Operation:
+    """One client's view of a task."""
+
+    name: str
+    task: Task
+    view: object = None
+    """How this client wants to see the result; opaque here."""
+    waiters: int = 0
+    outcome: Outcome | None = None
+    completed_at: float | None = None
+
+    @property
+    def stage(self) -> Stage:
+        """COMPLETED once it has an outcome of its own (a cancelled one among several), else the task's stage."""
+        return Stage.COMPLETED if self.outcome is not None else self.task.stage
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One run of one action, whoever waits."""
+
+    task_id: str
+    candidate: Candidate
+    arrival: int
+    """The order of arrival; kept when it is queued again, so that a lost worker costs no place in the line."""
+    queued_at: float
+    priority: int
+    """The most urgent of those who joined."""
+    stage: Stage = Stage.QUEUED
+    operations: dict[str, Operation] = field(default_factory=dict)
+    """The live ones."""
+    lease: Lease | None = None
+    """Live or settling; None while it waits and once it has ended."""
+    epoch: int = 0
+    """Of the last lease granted; each grant has a higher one."""
+    losses: list[str] = field(default_factory=list)
+    """The attempts that were used up: worker and reason of each."""
+    excluded: frozenset[str] = frozenset()
+    """Names of workers that it should not go to again."""
+    exclusion_ends_at: float | None = None
+    abandon_at: float | None = None
+    """When it is cancelled because no one waits, None while someone does."""
+    place: Place | None = None
+    """Its place in a line, None unless it waits there."""
+
+    @property
+    def waiters(self) -> int:
+        """How many streams wait, over all operations."""
+        return sum(operation.waiters for operation in self.operations.values())
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A worker's promise to run a task."""
+
+    lease_id: str
+    epoch: int
+    task: Task
+    worker: Worker
+    started: bool
+    """Given to a free slot or reported as running. One that was only fetched ahead and then lost has cost no attempt."""
+    hold: Hold = Hold.LIVE
+    detail: object = None
+    """The worker's last word on its progress; opaque here."""
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One session of a worker agent."""
+
+    worker_id: str
+    """The session id."""
+    name: str
+    slots: int
+    offer: Offer
+    connected: bool = True
+    draining: bool = False
+    credit: int = 0
+    """Leases that it still takes."""
+    sent: int = 0
+    """Leases sent on the present stream."""
+    leases: dict[str, Lease] = field(default_factory=dict)
+    """By lease id: live, settling and revoked ones that it has not let go of."""
+    settling: int = 0
+    """How many of the leases are settling."""
+    lost_at: float | None = None
+    """When its leases are given up, None while it is connected."""
+
+    @property
+    def holding(self) -> int:
+        """Leases that take up room: a settling one has left its slot."""
+        return len(self.leases) - self.settling
+
+    @property
+    def free_slots(self) -> int:
+        """Slots without a lease; negative when leases are fetched ahead."""
+        return self.slots - self.holding
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLease:
+    """A lease as a worker names it when it attaches."""
+
+    lease_id: str
+    epoch: int
+
+
+Held = Sequence[HeldLease]

@@ -1,0 +1,153 @@
+"""rexec.worker.v1.Workers: one stream for each worker agent, from Hello to its end.
+
+What a worker says is checked here and handed on; what it is told comes out of its outbox. A message that makes no sense
+ends the stream with the reason, and the worker's leases are kept for the usual grace. Each stream is read by a task of its
+own, because gRPC's two directions are independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import structlog
+
+from cas.context import RequestContext
+from cas.errors import Internal, MalformedRequest, StatusError, Unavailable
+from protos.rexec.worker.v1 import worker_pb2
+from rexec.scheduler import events as e
+from rexec.scheduler.broker import Broker
+from rexec.scheduler.clock import Timer
+from rexec.scheduler.outbox import Outbox
+from rexec.scheduler.platform import Offer
+from rexec.scheduler.task import HeldLease
+
+log = structlog.get_logger()
+
+MAX_NAME_CHARACTERS = 256
+MAX_PROPERTIES = 1000
+MAX_PROPERTY_CHARACTERS = 4096
+MAX_HELD = 100_000
+"""Leases that a worker may claim to hold."""
+
+_Progress = worker_pb2.Progress
+_RUN = frozenset({_Progress.RUNNING, _Progress.COLLECTING, _Progress.UPLOADING})
+"""Phases in which the command runs or has run."""
+
+
+class WorkersService:
+    """rexec.worker.v1.Workers."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def Attach(
+        self, requests: AsyncIterator[worker_pb2.FromWorker], context: RequestContext
+    ) -> AsyncGenerator[worker_pb2.ToWorker, None]:
+        """Raises MalformedRequest for nonsense, and Unavailable when the worker is silent or has been replaced."""
+        outbox = Outbox()
+        reader = self._broker.spawn(self._read(requests, outbox, context.peer))
+        try:
+            async for message in outbox.messages():
+                yield message
+        finally:
+            outbox.close()
+            reader.cancel()
+            self._broker.detach(outbox)
+
+    async def _read(self, requests: AsyncIterator[worker_pb2.FromWorker], outbox: Outbox, peer: str) -> None:
+        """Hand on what the worker says until it ends its side, then end ours."""
+        silence = _Silence(self._broker, outbox)
+        attached: e.WorkerAttached | None = None
+        try:
+            async for message in requests:
+                if outbox.closed:
+                    return
+                silence.broken()
+                if attached is None:
+                    attached = _attached(message, self._broker.settings.max_slots)
+                    self._broker.attach(attached, outbox)
+                    log.info("worker attached", worker=attached.name, slots=attached.slots, peer=peer)
+                else:
+                    self._take(attached.worker_id, attached.slots, message)
+            outbox.close()
+        except StatusError as failure:
+            log.warning("worker's stream refused", peer=peer, reason=str(failure))
+            outbox.close(failure)
+        except Exception:
+            log.exception("worker's stream failed", peer=peer)
+            outbox.close(Internal())
+        finally:
+            silence.end()
+
+    def _take(self, worker_id: str, slots: int, message: worker_pb2.FromWorker) -> None:
+        """One message after Hello."""
+        match message.WhichOneof("message"):
+            case "credit":
+                credit = message.credit
+                if credit.leases < 0:
+                    raise MalformedRequest(f"credit of {credit.leases} leases, expected 0 or more")
+                most = slots + self._broker.settings.max_prefetched_leases
+                received = credit.leases_received if credit.HasField("leases_received") else None
+                self._broker.hear(e.Credit(worker_id, min(credit.leases, most), received))
+            case "progress":
+                progress = message.progress
+                detail = progress.partial_metadata if progress.HasField("partial_metadata") else None
+                running = progress.phase in _RUN
+                self._broker.hear(e.Progress(worker_id, progress.lease_id, progress.epoch, running, detail))
+            case "finished":
+                self._broker.report(worker_id, message.finished)
+            case "draining":
+                log.info("worker draining", worker_id=worker_id[:100], reason=message.draining.reason[:200])
+                self._broker.hear(e.Draining(worker_id))
+            case "hello":
+                raise MalformedRequest("a second hello on the same stream")
+            case _:
+                pass  # a heartbeat, or something that a newer worker says
+
+
+class _Silence:
+    """Ends a stream on which nothing has been heard for too long."""
+
+    def __init__(self, broker: Broker, outbox: Outbox) -> None:
+        self._clock = broker.clock
+        self._limit = broker.settings.heartbeat_timeout_seconds
+        self._outbox = outbox
+        self._heard_at = self._clock.monotonic()
+        self._timer: Timer = self._clock.call_at(self._heard_at + self._limit, self._look)
+
+    def broken(self) -> None:
+        """Something was heard. The timer is left alone: it looks when it is due."""
+        self._heard_at = self._clock.monotonic()
+
+    def _look(self) -> None:
+        due = self._heard_at + self._limit
+        if self._clock.monotonic() >= due:
+            self._outbox.close(Unavailable(f"nothing heard for {self._limit:g} s"))
+        else:
+            self._timer = self._clock.call_at(due, self._look)
+
+    def end(self) -> None:
+        """The stream is over anyway."""
+        self._timer.cancel()
+
+
+def _attached(message: worker_pb2.FromWorker, max_slots: int) -> e.WorkerAttached:
+    """The first message, a checked Hello. Raises MalformedRequest, naming the field."""
+    if message.WhichOneof("message") != "hello":
+        raise MalformedRequest(f"the first message is {message.WhichOneof('message') or 'empty'}, expected hello")
+    hello = message.hello
+    for field, text in (("worker_name", hello.worker_name), ("session_id", hello.session_id)):
+        if not text or len(text) > MAX_NAME_CHARACTERS:
+            raise MalformedRequest(f"{field} {text[:50]!r} is empty or longer than {MAX_NAME_CHARACTERS} characters")
+    if not 1 <= hello.slots <= max_slots:
+        raise MalformedRequest(f"{hello.slots} slots, expected 1 to {max_slots}")
+    if len(hello.properties) > MAX_PROPERTIES:
+        raise MalformedRequest(f"{len(hello.properties)} properties, expected at most {MAX_PROPERTIES}")
+    for offered in hello.properties:
+        if not offered.name or len(offered.name) + len(offered.value) > MAX_PROPERTY_CHARACTERS:
+            raise MalformedRequest(f"property {offered.name[:50]!r} has no name or is too long")
+    if len(hello.held) > MAX_HELD:
+        raise MalformedRequest(f"{len(hello.held)} held leases, expected at most {MAX_HELD}")
+    offer = Offer(frozenset((p.name, p.value) for p in hello.properties), frozenset(hello.instance_names))
+    held = tuple(HeldLease(lease.lease_id, lease.epoch) for lease in hello.held)
+    return e.WorkerAttached(hello.session_id, hello.worker_name, hello.slots, offer, held)
