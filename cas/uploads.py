@@ -211,7 +211,7 @@ class Uploads:
     async def _watch(self) -> None:
         """Give up what has been parked for too long, when its time has come."""
         while True:
-            if not self._parked:
+            while not self._parked:
                 self._some_parked.clear()
                 await self._some_parked.wait()
             _partial, until = next(iter(self._parked.values()))
