@@ -52,11 +52,12 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     kind: Literal["disk", "memory"] = "disk"
     """"memory" forgets everything when the server stops."""
 
-    directory: str = "~/.cache/rexec"
-    """Holds cas/ and action-cache.sqlite3 of a disk store; a leading ~ is the user's home. One server at a time uses it."""
+    directory: str = ""
+    """Holds cas/ and action-cache.sqlite3 of a disk store; a leading ~ is the user's home. One server at a time uses it.
+    Empty: the state directory of the server."""
 
-    max_bytes: int | str | None = None
-    """Bound of all blobs, a number or text such as "20GiB". Without it, 20 GiB but at most half of the room that the disk
+    max_bytes: int | None = None
+    """Bound of all blobs. Without it, 20 GiB but at most half of the room that the disk
     has for the store (1 GiB for kind "memory"): a cache that fills a developer's disk unasked is switched off for good."""
 
     sync_seconds: float = SYNC_SECONDS
@@ -66,15 +67,14 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     action_cache_max_entries: int = 1_000_000
     """Action results kept at most."""
 
-    action_cache_max_bytes: int | str = "1GiB"
+    action_cache_max_bytes: int = 1 << 30
     """Bound of all action results together; most have 1 to 10 kB."""
 
     def __post_init__(self) -> None:
-        if self.max_bytes is not None:
-            parse_bytes(self.max_bytes)
-        parse_bytes(self.action_cache_max_bytes)
-        if not self.directory:
-            raise ValueError("directory is empty; expected the path of a directory")
+        if self.max_bytes is not None and self.max_bytes < 1:
+            raise ValueError(f"max_bytes is {self.max_bytes}; expected at least 1")
+        if self.action_cache_max_bytes < 1:
+            raise ValueError(f"action_cache_max_bytes is {self.action_cache_max_bytes}; expected at least 1")
         if not 0 < self.sync_seconds <= 86400:
             raise ValueError(f"sync_seconds is {self.sync_seconds}; expected more than 0 and at most 86400")
         if self.action_cache_max_entries < 1:

@@ -1,0 +1,171 @@
+"""The server: builds every part from the configuration, in the order in which they need each other, and stops them in the
+reverse of it.
+
+    stores -> uploads, scheduler -> services -> ports -> local worker
+
+Whoever depends on a part is stopped before it: the local worker hands back its leases while the scheduler still listens,
+and the stores are closed last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import structlog
+from google.longrunning import operations_proto_pb2
+
+from cas.blob_directory import DirectoryUnusable
+from cas.config import StoreSettings
+from cas.instances import Instance, Instances
+from cas.services.action_cache import ActionCacheService
+from cas.services.bytestream import ByteStream
+from cas.services.capabilities import PRIORITIES, Capabilities
+from cas.services.cas import ContentAddressableStorage
+from cas.stores import open_stores
+from cas.uploads import Uploads
+from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+from protos.google.bytestream import bytestream_pb2
+from protos.rexec.worker.v1 import worker_pb2
+from rexec.address import host_and_port
+from rexec.config import Config
+from rexec.local import LocalWorker, socket_path, worker_command
+from rexec.rpc import RpcServer
+from rexec.scheduler.admission import Admission
+from rexec.scheduler.broker import Broker
+from rexec.scheduler.clock import SystemClock
+from rexec.scheduler.execution import ExecutionService
+from rexec.scheduler.inputs import InputRoots
+from rexec.scheduler.operations import OperationsService
+from rexec.scheduler.results import Results
+from rexec.scheduler.workers import WorkersService
+from rexec.telemetry import Telemetry, shown
+
+log = structlog.get_logger()
+
+NODE_PROPERTIES = ("mtime", "unix_mode")
+"""What workers apply to inputs and report of outputs (REAPI, ExecutionCapabilities.supported_node_properties)."""
+
+
+class CannotServe(Exception):
+    """The server cannot start; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that answers."""
+
+    addresses: tuple[str, ...]
+    """Where clients reach it, "HOST:PORT"; as configured, with the real port where 0 was asked for."""
+    socket: Path
+    """Where its local worker reaches it."""
+
+
+async def serve(config: Config, config_file: Path | None, ready: Callable[[tuple[str, ...]], None]) -> None:
+    """Serve until SIGINT or SIGTERM; `ready` is told the addresses once calls are answered. Raises CannotServe."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with running(config) as server, AsyncExitStack() as stack:
+        if config.local_slots > 0:
+            await stack.enter_async_context(_local_worker(config, config_file, server.socket))
+        ready(server.addresses)
+        await stop.wait()
+        log.info("stopping")
+
+
+@asynccontextmanager
+async def running(config: Config) -> AsyncIterator[Running]:
+    """A server of this configuration without local workers, until the block ends. Raises CannotServe."""
+    telemetry = Telemetry()
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        try:
+            stores = await stack.enter_async_context(open_stores(_placed(config)))
+        except (DirectoryUnusable, OSError) as error:
+            raise CannotServe(str(error)) from error
+        instances = Instances(
+            Instance(name, stores.blobs, stores.action_cache) for name in config.server.instance_names
+        )
+        uploads = await stack.enter_async_context(Uploads())
+        inputs = InputRoots(config.scheduler, clock)
+        broker = Broker(config.scheduler, Results(instances, inputs, clock), clock=clock, observer=telemetry)
+        telemetry.watch(broker.snapshot, stores.used_bytes)
+
+        server = RpcServer(observer=telemetry, max_calls=config.server.max_calls, share_port=config.server.share_port)
+        admission = Admission(config.scheduler, inputs, clock)
+        execution = ExecutionService(instances, broker, admission, config.scheduler, observer=telemetry)
+        operations = OperationsService(instances, broker, config.scheduler, clock)
+        server.add(re_pb2, "Capabilities", Capabilities(instances, lambda _context: _execution_capabilities()))
+        server.add(re_pb2, "ContentAddressableStorage", ContentAddressableStorage(instances))
+        server.add(re_pb2, "ActionCache", ActionCacheService(instances))
+        server.add(bytestream_pb2, "ByteStream", ByteStream(instances, uploads))
+        server.add(re_pb2, "Execution", execution)
+        server.add(operations_proto_pb2, "Operations", operations)
+        server.add(worker_pb2, "Workers", WorkersService(broker))
+
+        socket = socket_path(config.state_path)
+        addresses = _listen(server, config, socket)
+        stack.callback(_remove, socket)
+        if config.server.metrics_listen:
+            try:
+                stack.enter_context(shown(telemetry.registry, config.server.metrics_listen))
+            except OSError as error:
+                raise CannotServe(f"cannot show metrics on {config.server.metrics_listen}: {error.strerror}") from error
+        stack.push_async_callback(server.stop, config.server.stop_seconds)
+        # Stopped before the ports: that ends the streams that wait, with UNAVAILABLE, and no call has to be cut off.
+        await stack.enter_async_context(broker)
+        await server.start()
+        yield Running(addresses, socket)
+
+
+def _placed(config: Config) -> StoreSettings:
+    """The store's settings, with its place filled in."""
+    if config.store.directory:
+        return config.store
+    return msgspec.structs.replace(config.store, directory=str(config.state_path))
+
+
+def _listen(server: RpcServer, config: Config, socket: Path) -> tuple[str, ...]:
+    addresses = []
+    try:
+        for address in config.server.listen:
+            host, _ = host_and_port(address)
+            addresses.append(f"{host}:{server.listen(address)}")
+        # The state directory is locked by now, so whoever left a socket there is gone.
+        socket.unlink(missing_ok=True)
+        server.listen(f"unix:{socket}")
+    except OSError as error:
+        raise CannotServe(str(error)) from error
+    socket.chmod(0o600)
+    return tuple(addresses)
+
+
+def _remove(socket: Path) -> None:
+    with suppress(OSError):
+        socket.unlink()
+
+
+def _execution_capabilities() -> re_pb2.ExecutionCapabilities:
+    return re_pb2.ExecutionCapabilities(
+        exec_enabled=True, execution_priority_capabilities=PRIORITIES, supported_node_properties=NODE_PROPERTIES
+    )
+
+
+@asynccontextmanager
+async def _local_worker(config: Config, config_file: Path | None, socket: Path) -> AsyncIterator[None]:
+    """The local worker, drained at the end of the block."""
+    command = worker_command(f"unix:{socket}", config.local_slots, config.state_path / "worker", config_file)
+    worker = LocalWorker(command)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(worker.run(), name="local worker")
+        try:
+            yield
+        finally:
+            await worker.stop(config.server.stop_seconds)

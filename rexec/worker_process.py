@@ -1,0 +1,51 @@
+"""`rexec worker`: a process that runs actions for a server, with one connection to it for everything."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import structlog
+from grpc import aio
+
+from cas.errors import StatusError
+from cas.remote import CHANNEL_OPTIONS, RemoteStore
+from rexec.config import Config
+from rexec.worker.link import dial_over
+from rexec.worker.processes import Unkillable
+from rexec.worker.settings import WorkerSettings
+from rexec.worker.start import run_agent
+
+log = structlog.get_logger()
+
+
+class CannotWork(Exception):
+    """The worker cannot start; the text says why."""
+
+
+async def work(target: str, config: Config) -> None:
+    """Run actions for the server at `target` (a gRPC target) until SIGTERM or SIGINT. Raises CannotWork."""
+    settings = _placed(config.worker)
+    async with aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
+
+        @cache
+        def store_of(instance_name: str) -> RemoteStore:
+            return RemoteStore(channel, instance_name)
+
+        log.info("worker starts", server=target, slots=settings.slots, work_dir=settings.work_dir)
+        try:
+            await run_agent(settings, dial_over(channel), store_of)
+        except (StatusError, Unkillable, OSError) as error:
+            raise CannotWork(str(error)) from error
+
+
+def _placed(settings: WorkerSettings) -> WorkerSettings:
+    """The settings with a work directory: a place of the user's own unless one was given."""
+    if settings.work_dir:
+        chosen = Path(settings.work_dir).expanduser().absolute()
+    else:
+        state_home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state").absolute()
+        chosen = state_home / "rexec-worker"
+    return msgspec.structs.replace(settings, work_dir=str(chosen))
