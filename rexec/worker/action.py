@@ -1,0 +1,253 @@
+"""One lease from beginning to end: fetch, lay out, run, collect, upload; and whose fault it is when that fails.
+
+The slot is held while the command runs and no longer: the inputs of the next action are fetched and laid out beside it, and
+outputs are uploaded after it has been given back.
+
+Three kinds of failure (worker.proto, Finished.Failure): what is wrong with the action itself is told to its clients; what
+went wrong here is retried on another worker; and a disk without room is retried without counting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+from google.protobuf import timestamp_pb2
+
+from cas.digest import Digest, DigestFunction, function_for
+from cas.errors import ActionTimedOut, FailedPrecondition, InputsMissing, MalformedRequest, StatusError, Unavailable
+from cas.store import BlobStore
+from cas.tree import DirectoryCache, load_tree
+from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+from protos.rexec.worker.v1 import worker_pb2
+from rexec.worker.blob_files import FileKey
+from rexec.worker.command import invocation
+from rexec.worker.files import FileCache, Hold, InputsTooLarge
+from rexec.worker.inputs import Inputs, changed, inputs_of, lay_out, working_directory
+from rexec.worker.oom import OomWatch
+from rexec.worker.outputs import Outputs, collect
+from rexec.worker.processes import Unkillable
+from rexec.worker.properties import require_known_names
+from rexec.worker.runner import Exit, Runner, to_the_end
+from rexec.worker.settings import WorkerSettings
+from rexec.worker.stream_digest import digest_of_stream
+from rexec.worker.streams import CapturedStream
+from rexec.worker.upload import Source, upload
+from rexec.worker.workspace import Room, Workspace
+
+_log = structlog.get_logger()
+
+Progress = Callable[["worker_pb2.Progress.Phase", re_pb2.ExecutedActionMetadata], None]
+"""Called when a phase begins, with the timestamps so far."""
+
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_LEAST_FREE_BYTES = 16 << 20
+"""With less than this left on the disk, a command that failed is taken to have failed for want of space."""
+
+
+class WorkerFault(Exception):
+    """Not the action's fault; it is to be retried on another worker. The text is the evidence."""
+
+
+@dataclass(slots=True)
+class ActionContext:
+    """What all actions of an agent share."""
+
+    settings: WorkerSettings
+    workspace: Workspace
+    files: FileCache
+    runner: Runner
+    slots: asyncio.Semaphore
+    store_of: Callable[[str], BlobStore]
+    """The store of an instance name."""
+    leaving: Callable[[], bool] = lambda: False
+    """Whether the agent was told to stop."""
+    wall_clock_ns: Callable[[], int] = time.time_ns
+    directories: DirectoryCache = field(default_factory=DirectoryCache)
+    oom: OomWatch = field(default_factory=OomWatch)
+
+
+class LeasedAction:
+    """One lease being run."""
+
+    def __init__(self, context: ActionContext, lease: worker_pb2.Lease, progress: Progress) -> None:
+        self._context = context
+        self._lease = lease
+        self._progress = progress
+        self._metadata = re_pb2.ExecutedActionMetadata(worker=context.settings.worker_name)
+        if lease.HasField("queued_timestamp"):
+            self._metadata.queued_timestamp.CopyFrom(lease.queued_timestamp)
+
+    async def run(self) -> worker_pb2.Finished:
+        """Do everything, and say how it ended. Raises only CancelledError, after all processes are dead."""
+        finished = worker_pb2.Finished(lease_id=self._lease.lease_id, epoch=self._lease.epoch)
+        try:
+            await self._run(finished)
+        except StatusError as failure:
+            finished.status.CopyFrom(failure.to_proto())
+        except WorkerFault as failure:
+            _log.warning("lease failed here", lease=self._lease.lease_id, failure=str(failure))
+            _fail(finished, worker_pb2.Finished.INFRASTRUCTURE, str(failure))
+        except OSError as failure:
+            # Only what the worker itself did: faults of outputs and commands are StatusErrors by now.
+            if failure.errno in _DISK_FULL:
+                _fail(finished, worker_pb2.Finished.BACK_PRESSURE, f"the worker's disk is full: {failure}")
+            else:
+                _log.exception("lease failed here", lease=self._lease.lease_id)
+                _fail(finished, worker_pb2.Finished.INFRASTRUCTURE, f"the worker failed: {failure}")
+        return finished
+
+    async def _run(self, finished: worker_pb2.Finished) -> None:
+        context, lease = self._context, self._lease
+        self._stamp(self._metadata.worker_start_timestamp)
+        function = function_for(lease.digest_function)
+        input_root = Digest.from_proto(lease.action.input_root_digest, function)
+        require_known_names(lease.command.output_node_properties)
+        store = context.store_of(lease.instance_name)
+        self._begin(worker_pb2.Progress.FETCHING, self._metadata.input_fetch_start_timestamp)
+        inputs = await self._load(store, input_root)
+        with await self._hold(store, inputs):
+            room = context.workspace.room()
+            leave = context.workspace.discard
+            try:
+                self._begin(worker_pb2.Progress.LAYING_OUT)
+                await to_the_end(asyncio.to_thread(lay_out, inputs, lease.command, room.root, context.files.files))
+                self._stamp(self._metadata.input_fetch_completed_timestamp)
+                await self._run_in(room, inputs, store, input_root.function, finished)
+            except Unkillable as failure:
+                leave = context.workspace.abandon
+                raise WorkerFault(str(failure)) from failure
+            finally:
+                leave(room)
+
+    async def _load(self, store: BlobStore, root: Digest) -> Inputs:
+        """The input root, its directories in memory. Raises InputsMissing with files too, if directories are missing."""
+        try:
+            tree = await load_tree(store, root, self._context.directories)
+            if tree.missing:
+                files = [digest for digest in tree.file_digests() if digest.size_bytes]
+                absent = await store.find_missing(files) if files else set()
+                raise InputsMissing(sorted(absent | tree.missing, key=lambda digest: digest.hash))
+            return inputs_of(tree)
+        except (InputsMissing, MalformedRequest):
+            raise
+        except StatusError as failure:
+            raise WorkerFault(f"cannot read the input root: {failure}") from failure
+
+    async def _hold(self, store: BlobStore, inputs: Inputs) -> Hold:
+        try:
+            return await self._context.files.hold(inputs.keys, store)
+        except (InputsMissing, InputsTooLarge):
+            raise
+        except StatusError as failure:
+            raise WorkerFault(f"cannot fetch inputs: {failure}") from failure
+
+    async def _run_in(
+        self, room: Room, inputs: Inputs, store: BlobStore, function: DigestFunction, finished: worker_pb2.Finished
+    ) -> None:
+        context, lease = self._context, self._lease
+        directory = working_directory(lease.command, room.root)
+        started = invocation(lease.command, directory, context.settings.environment, room.tmp)
+        timeout_seconds = lease.timeout.ToNanoseconds() / 1e9
+        async with context.slots:
+            stdout = CapturedStream(f"{room.path}/stdout", context.settings.stdout_max_bytes)
+            stderr = CapturedStream(f"{room.path}/stderr", context.settings.stdout_max_bytes)
+            self._begin(worker_pb2.Progress.RUNNING, self._metadata.execution_start_timestamp)
+            ended = await context.runner.run(started, room.path, stdout, stderr, timeout_seconds)
+        self._stamp(self._metadata.execution_completed_timestamp)
+        self._metadata.virtual_execution_duration.FromNanoseconds(round(ended.wall_seconds * 1e9))
+        self._begin(worker_pb2.Progress.COLLECTING)
+
+        def gather() -> tuple[Outputs | FailedPrecondition | MalformedRequest, list[FileKey], list[Digest]]:
+            touched = changed(inputs, context.files.files)
+            streams = [digest_of_stream(stream, function) for stream in (stdout, stderr)]
+            limits = context.settings.output_max_bytes, context.settings.output_max_files
+            try:
+                return collect(lease.command, room.root, function, *limits), touched, streams
+            except (FailedPrecondition, MalformedRequest) as failure:
+                # The streams are worth having all the more.
+                return failure, touched, streams
+
+        outputs, touched, stream_digests = await to_the_end(asyncio.to_thread(gather))
+        if touched:
+            _log.warning("an action changed its inputs", lease=lease.lease_id, files=len(touched))
+            context.files.forget(touched)
+        self._require_own_fault(ended)
+        self._begin(worker_pb2.Progress.UPLOADING, self._metadata.output_upload_start_timestamp)
+        result = outputs.result if isinstance(outputs, Outputs) else re_pb2.ActionResult()
+        result.exit_code = ended.exit_code
+        sources: dict[Digest, Source] = {}
+        for stream, digest, name in ((stdout, stream_digests[0], "stdout"), (stderr, stream_digests[1], "stderr")):
+            if digest.size_bytes:
+                getattr(result, f"{name}_digest").CopyFrom(digest.to_proto())
+                sources[digest] = stream.spill_path if stream.spilled else stream.kept
+        if isinstance(outputs, Outputs):
+            sources.update((file.digest, file.path) for file in outputs.files.values())
+            sources.update(outputs.messages)
+        try:
+            await upload(sources, store)
+        except StatusError as failure:
+            raise WorkerFault(f"cannot upload outputs: {failure}") from failure
+        self._stamp(self._metadata.output_upload_completed_timestamp)
+        if isinstance(outputs, Outputs):
+            kept = [
+                (FileKey(file.digest, file.is_executable), file.path)
+                for file in outputs.files.values()
+                if file.digest.size_bytes and not file.is_shared
+            ]
+            await context.files.take(kept)
+        self._stamp(self._metadata.worker_completed_timestamp)
+        result.execution_metadata.CopyFrom(self._metadata)
+        finished.action_result.CopyFrom(result)
+        finished.message = _message(ended, stdout, stderr)
+        if not isinstance(outputs, Outputs):
+            finished.status.CopyFrom(outputs.to_proto())
+        elif ended.timed_out:
+            finished.status.CopyFrom(
+                ActionTimedOut(f"the command ran for longer than {timeout_seconds:g} s").to_proto()
+            )
+
+    def _require_own_fault(self, ended: Exit) -> None:
+        """Raises WorkerFault if the command did not fail by itself (behaviour: never a result with 137 or 143)."""
+        if ended.timed_out or ended.exit_code == 0:
+            return
+        if ended.signal_number in (signal.SIGKILL, signal.SIGTERM):
+            # This agent sent none: it was the kernel for want of memory, a daemon that does the same earlier, or whoever
+            # stops the machine.
+            raise WorkerFault(f"the command was {ended.message} from outside the action")
+        if self._context.leaving() and ended.exit_code in (128 + signal.SIGTERM, 128 + signal.SIGKILL):
+            raise WorkerFault(f"the command ended with {ended.exit_code} while the worker was being stopped")
+        if self._context.oom.look():
+            raise WorkerFault(
+                f"the kernel killed a process for want of memory while the command ran (exit code {ended.exit_code}, "
+                f"largest process {ended.peak_rss_bytes >> 20} MiB)"
+            )
+        if self._context.workspace.free_bytes() < _LEAST_FREE_BYTES:
+            raise WorkerFault(f"the worker's disk was full when the command ended with {ended.exit_code}")
+
+    def _begin(self, phase: worker_pb2.Progress.Phase, timestamp: timestamp_pb2.Timestamp | None = None) -> None:
+        if timestamp is not None:
+            self._stamp(timestamp)
+        self._progress(phase, self._metadata)
+
+    def _stamp(self, timestamp: timestamp_pb2.Timestamp) -> None:
+        timestamp.FromNanoseconds(self._context.wall_clock_ns())
+
+
+def _fail(finished: worker_pb2.Finished, failure: worker_pb2.Finished.Failure, text: str) -> None:
+    finished.failure = failure
+    finished.message = text
+    finished.status.CopyFrom(Unavailable(text).to_proto())
+
+
+def _message(ended: Exit, stdout: CapturedStream, stderr: CapturedStream) -> str:
+    parts = [ended.message] if ended.message and not ended.timed_out else []
+    for stream, name in ((stdout, "stdout"), (stderr, "stderr")):
+        if stream.dropped_bytes:
+            parts.append(f"{name} was cut at {stream.size_bytes} bytes; {stream.dropped_bytes} more were thrown away")
+    return "; ".join(parts)

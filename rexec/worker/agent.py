@@ -1,0 +1,293 @@
+"""The worker agent: attached to the scheduler by one stream, running the leases that come down it.
+
+The stream may break at any time and nothing else stops because of it: commands run on, results are kept until they are
+acknowledged, and the next stream begins with the list of what is held. Only the scheduler ends a lease early (Revoke,
+Welcome.unknown), or the agent when it has to leave.
+
+Leaving (`drain`): no new leases; those whose command has not started are handed back at once; commands that run may end
+within the grace, what is left then is killed and handed back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from importlib.metadata import PackageNotFoundError, version
+
+import structlog
+
+from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+from protos.rexec.worker.v1 import worker_pb2
+from rexec.worker.action import ActionContext, LeasedAction
+from rexec.worker.held_leases import HeldLease, HeldLeases, LeaseKey
+from rexec.worker.link import Dial, Link, LinkBroken
+from rexec.worker.machine import available_memory_bytes, load, offered_properties
+
+_log = structlog.get_logger()
+
+ACKNOWLEDGE_SECONDS = 2.0
+"""How long a leaving agent waits for the scheduler to take note of what it handed back."""
+
+_DEFAULT_HEARTBEAT_SECONDS = 5.0
+
+
+class Agent:
+    """One worker. `run` returns when it has drained."""
+
+    def __init__(self, context: ActionContext, dial: Dial, session_id: str) -> None:
+        self._context = context
+        self._settings = context.settings
+        self._dial = dial
+        self._session_id = session_id
+        self._leases = HeldLeases(self._settings.slots, self._settings.prefetch_leases)
+        self._outbox: asyncio.Queue[worker_pb2.FromWorker] | None = None
+        """Messages for the present stream; None between streams."""
+        self._granted = 0
+        """Leases that the scheduler may still send, as far as it knows."""
+        self._received = 0
+        """Leases received on this stream."""
+        self._paused = False
+        self._draining = ""
+        """Why, once it is."""
+        self._gone = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
+        self._failed_attempts = 0
+        context.leaving = lambda: bool(self._draining)
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the scheduler has welcomed the present stream."""
+        return self._outbox is not None
+
+    async def run(self) -> None:
+        """Stay attached and run leases until drained. Cancelling it kills all actions."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            connection = group.create_task(self._stay_attached())
+            try:
+                await self._gone.wait()
+            finally:
+                connection.cancel()
+        _log.info("worker has left", reason=self._draining)
+
+    def drain(self, reason: str, grace_seconds: float) -> None:
+        """Leave: at once if nothing runs, after `grace_seconds` at the latest. A second call may shorten the grace."""
+        if not self._draining:
+            _log.info("worker is leaving", reason=reason, grace_seconds=grace_seconds, leases=len(self._leases))
+            self._draining = reason
+            self._send(worker_pb2.FromWorker(draining=worker_pb2.Draining(reason=reason)))
+            self._grant()
+            for held in self._leases:
+                if held.phase < worker_pb2.Progress.RUNNING:
+                    self._stop(held, worker_pb2.Finished.BACK_PRESSURE, reason)
+        asyncio.get_running_loop().call_later(grace_seconds, self._hand_back, reason)
+        self._leave_if_done()
+
+    def _hand_back(self, reason: str) -> None:
+        for held in self._leases:
+            self._stop(held, worker_pb2.Finished.BACK_PRESSURE, f"{reason}; the command did not end in time")
+        # Long enough for the kills too; whoever does not answer will learn it from the end of the stream.
+        asyncio.get_running_loop().call_later(ACKNOWLEDGE_SECONDS, self._gone.set)
+        self._leave_if_done()
+
+    def _leave_if_done(self) -> None:
+        if self._draining and not self._leases:
+            self._gone.set()
+
+    async def _stay_attached(self) -> None:
+        while True:
+            try:
+                async with self._dial() as link:
+                    await self._attached(link)
+            except* LinkBroken as broken:
+                _log.warning("no stream to the scheduler", reason=str(broken.exceptions[0]), held=len(self._leases))
+            finally:
+                self._outbox = None
+            await asyncio.sleep(self._backoff_seconds())
+
+    def _backoff_seconds(self) -> float:
+        longest = self._settings.reconnect_min_seconds * 2.0 ** min(self._failed_attempts, 30)
+        self._failed_attempts += 1
+        return min(longest, self._settings.reconnect_max_seconds) * random.uniform(0.5, 1.0)
+
+    async def _attached(self, link: Link) -> None:
+        """Serve one stream until it breaks: raises LinkBroken, alone or in a group."""
+        await link.send(worker_pb2.FromWorker(hello=self._hello()))
+        first = await link.receive()
+        if first.WhichOneof("message") != "welcome":
+            raise LinkBroken(f"the first message is {first.WhichOneof('message')}, expected welcome")
+        welcome = first.welcome
+        self._failed_attempts = 0
+        outbox: asyncio.Queue[worker_pb2.FromWorker] = asyncio.Queue()
+        self._outbox = outbox
+        self._granted = self._received = 0
+        _log.info("attached to the scheduler", worker_id=welcome.worker_id, held=len(self._leases))
+        for unknown in welcome.unknown:
+            held = self._leases.get(LeaseKey(unknown.lease_id, unknown.epoch))
+            if held is not None:
+                self._forget(held, "the scheduler gave it to another worker")
+        for held in self._leases:
+            if held.finished is not None:
+                self._send(worker_pb2.FromWorker(finished=held.finished))
+        if self._draining:
+            self._send(worker_pb2.FromWorker(draining=worker_pb2.Draining(reason=self._draining)))
+        self._grant()
+        interval = welcome.heartbeat_interval.ToMilliseconds() / 1000 or _DEFAULT_HEARTBEAT_SECONDS
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_write(link, outbox))
+            group.create_task(self._beat(interval))
+            while True:
+                self._take(await link.receive())
+
+    def _hello(self) -> worker_pb2.Hello:
+        settings = self._settings
+        try:
+            software = version("rexec")
+        except PackageNotFoundError:
+            software = "unknown"
+        return worker_pb2.Hello(
+            worker_name=settings.worker_name,
+            session_id=self._session_id,
+            slots=settings.slots,
+            properties=[
+                re_pb2.Platform.Property(name=name, value=value)
+                for name, value in offered_properties(settings.properties)
+            ],
+            resources=settings.resources,
+            software_version=software,
+            held=[held.to_proto() for held in self._leases if not held.is_unwanted],
+            instance_names=settings.instance_names,
+        )
+
+    def _take(self, message: worker_pb2.ToWorker) -> None:
+        """One message from the scheduler."""
+        match message.WhichOneof("message"):
+            case "lease":
+                self._received += 1
+                self._granted -= 1
+                self._start(message.lease)
+            case "revoke":
+                revoke = message.revoke
+                held = self._leases.get(LeaseKey(revoke.lease_id, revoke.epoch))
+                if held is not None:
+                    self._stop(held, worker_pb2.Finished.REVOKED, revoke.reason)
+                else:
+                    self._refuse(revoke.lease_id, revoke.epoch, worker_pb2.Finished.REVOKED, "not held here")
+            case "acknowledged":
+                key = LeaseKey(message.acknowledged.lease_id, message.acknowledged.epoch)
+                held = self._leases.get(key)
+                if held is not None:
+                    self._forget(held, "acknowledged")
+            case "drain":
+                grace = message.drain.grace
+                self.drain(message.drain.reason or "the scheduler said so", grace.ToMilliseconds() / 1000)
+            case _:
+                pass  # something that a newer scheduler says
+
+    def _start(self, lease: worker_pb2.Lease) -> None:
+        key = LeaseKey(lease.lease_id, lease.epoch)
+        if self._leases.get(key) is not None:
+            return
+        if self._draining:
+            self._refuse(lease.lease_id, lease.epoch, worker_pb2.Finished.BACK_PRESSURE, self._draining)
+            return
+        assert self._group is not None, "run() makes the group before it connects"
+        held = self._leases.add(key)
+        held.task = self._group.create_task(self._perform(held, lease))
+
+    async def _perform(self, held: HeldLease, lease: worker_pb2.Lease) -> None:
+        """Run one lease to its end, whatever happens."""
+
+        def progress(phase: worker_pb2.Progress.Phase, metadata: re_pb2.ExecutedActionMetadata) -> None:
+            held.phase = phase
+            self._send(
+                worker_pb2.FromWorker(
+                    progress=worker_pb2.Progress(
+                        lease_id=lease.lease_id, epoch=lease.epoch, phase=phase, partial_metadata=metadata
+                    )
+                )
+            )
+            self._grant()
+
+        try:
+            finished = await LeasedAction(self._context, lease, progress).run()
+        except asyncio.CancelledError:
+            if held.stopping == worker_pb2.Finished.NONE:
+                raise  # the agent itself is being stopped
+            finished = _stopped(lease.lease_id, lease.epoch, held.stopping, held.reason)
+        except Exception as failure:  # noqa: BLE001 - one lease must not take the others with it
+            _log.exception("lease failed for a reason that was not foreseen", lease=lease.lease_id)
+            finished = _stopped(lease.lease_id, lease.epoch, worker_pb2.Finished.INFRASTRUCTURE, type(failure).__name__)
+        self._end(held, finished)
+
+    def _end(self, held: HeldLease, finished: worker_pb2.Finished) -> None:
+        held.task = None
+        held.finished = finished
+        if held.is_unwanted:
+            self._leases.remove(held)
+        else:
+            self._send(worker_pb2.FromWorker(finished=finished))
+        if finished.failure == worker_pb2.Finished.BACK_PRESSURE:
+            self._paused = True  # until the next heartbeat: the same lease would come straight back
+        self._grant()
+        self._leave_if_done()
+
+    def _stop(self, held: HeldLease, failure: worker_pb2.Finished.Failure, reason: str) -> None:
+        """Kill it and report why; nothing if it has ended."""
+        if held.task is None or held.stopping != worker_pb2.Finished.NONE:
+            return
+        held.stopping, held.reason = failure, reason
+        held.task.cancel()
+        if held.phase == worker_pb2.Progress.PHASE_UNSPECIFIED:
+            # A task that is cancelled before its first step never runs at all.
+            asyncio.get_running_loop().call_soon(self._never_ran, held)
+
+    def _never_ran(self, held: HeldLease) -> None:
+        if held.finished is None and held.task is not None and held.task.done():
+            self._end(held, _stopped(*held.key, held.stopping, held.reason))
+
+    def _forget(self, held: HeldLease, reason: str) -> None:
+        """Nobody wants to hear of it any more."""
+        held.is_unwanted = True
+        if held.task is not None:
+            self._stop(held, worker_pb2.Finished.REVOKED, reason)
+        else:
+            self._leases.remove(held)
+        self._leave_if_done()
+
+    def _refuse(self, lease_id: str, epoch: int, failure: worker_pb2.Finished.Failure, reason: str) -> None:
+        self._send(worker_pb2.FromWorker(finished=_stopped(lease_id, epoch, failure, reason)))
+
+    def _grant(self) -> None:
+        """Tell the scheduler how many leases there is room for, if it thinks otherwise."""
+        room = 0 if self._draining or self._paused else self._leases.room()
+        if self._outbox is not None and room != self._granted:
+            self._granted = room
+            self._send(worker_pb2.FromWorker(credit=worker_pb2.Credit(leases=room, leases_received=self._received)))
+
+    async def _beat(self, interval_seconds: float) -> None:
+        while True:
+            heartbeat = worker_pb2.Heartbeat(
+                load=load(),
+                cache_bytes=self._context.files.used_bytes,
+                free_disk_bytes=self._context.workspace.free_bytes(),
+                available_memory_bytes=available_memory_bytes(),
+            )
+            self._send(worker_pb2.FromWorker(heartbeat=heartbeat))
+            await asyncio.sleep(interval_seconds)
+            self._paused = False
+            self._grant()
+
+    def _send(self, message: worker_pb2.FromWorker) -> None:
+        # Between streams nothing is lost: what matters is told again after the next Hello.
+        if self._outbox is not None:
+            self._outbox.put_nowait(message)
+
+
+async def _write(link: Link, outbox: asyncio.Queue[worker_pb2.FromWorker]) -> None:
+    while True:
+        await link.send(await outbox.get())
+
+
+def _stopped(lease_id: str, epoch: int, failure: worker_pb2.Finished.Failure, reason: str) -> worker_pb2.Finished:
+    return worker_pb2.Finished(lease_id=lease_id, epoch=epoch, failure=failure, message=reason)

@@ -1,0 +1,120 @@
+"""Getting blobs from a store into files: small ones in batches, large ones in pieces, every byte checked.
+
+A few calls are in flight at once, so that the store's latency is paid about once and not for every file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from cas.digest import Digest
+from cas.errors import BlobNotFound, DigestMismatch
+from cas.store import SMALL_BLOB_BYTES, BlobStore
+from rexec.worker.blob_files import BlobFiles, FileKey
+
+BATCH_BYTES = 3 << 20
+"""Declared sizes in one read_many: a batch reply of 4 MiB, gRPC's default limit, needs room for its framing."""
+
+BATCH_BLOBS = 2_000
+"""Blobs in one read_many, however small: the files of a batch are written in one step, which holds a thread."""
+
+CALLS_IN_FLIGHT = 4
+
+_STEP_BYTES = 1 << 20
+"""Pieces of a large blob are gathered to this size before a thread writes them."""
+
+
+async def fetch(
+    keys: Sequence[FileKey],
+    store: BlobStore,
+    files: BlobFiles,
+    siblings: Mapping[FileKey, FileKey],
+    arrived: Callable[[FileKey], None],
+) -> set[Digest]:
+    """Make a file of every key and report each through `arrived`; returns the blobs that the store does not have.
+
+    `siblings` are files here with the same bytes and the other mode: they are copied. Raises DigestMismatch for wrong bytes,
+    OSError for a full disk, and what the store raises; files that were whole by then are reported.
+    """
+    wanted: dict[Digest, list[FileKey]] = {}
+    missing: set[Digest] = set()
+    for key in keys:
+        sibling = siblings.get(key)
+        if sibling is None or not await _copied(files, sibling, key):
+            wanted.setdefault(key.digest, []).append(key)
+        else:
+            arrived(key)
+    in_flight = asyncio.Semaphore(CALLS_IN_FLIGHT)
+
+    async def small(batch: Sequence[Digest]) -> None:
+        async with in_flight:
+            found = dict(await store.read_many(batch))
+        found.update((digest, b"") for digest in batch if digest.size_bytes == 0)  # it exists always (REAPI)
+        missing.update(digest for digest in batch if digest not in found)
+        blobs = [(key, found[digest]) for digest in batch if digest in found for key in wanted[digest]]
+        if blobs:
+            await asyncio.to_thread(files.write, blobs)
+            for key, _ in blobs:
+                arrived(key)
+
+    async def large(digest: Digest) -> None:
+        first, *others = wanted[digest]
+        async with in_flight:
+            try:
+                await _stream(first, store, files)
+            except BlobNotFound:
+                missing.add(digest)
+                return
+        arrived(first)
+        for other in others:
+            await asyncio.to_thread(files.copy, first, other)
+            arrived(other)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for batch in batches(digest for digest in wanted if digest.size_bytes <= SMALL_BLOB_BYTES):
+                group.create_task(small(batch))
+            for digest in wanted:
+                if digest.size_bytes > SMALL_BLOB_BYTES:
+                    group.create_task(large(digest))
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return missing
+
+
+def batches(digests: Iterable[Digest], max_bytes: int = BATCH_BYTES) -> Iterable[list[Digest]]:
+    """`digests` in order, in groups of at most `max_bytes` declared bytes (or one blob) and BATCH_BLOBS blobs."""
+    group: list[Digest] = []
+    size_bytes = 0
+    for digest in digests:
+        if group and (size_bytes + digest.size_bytes > max_bytes or len(group) >= BATCH_BLOBS):
+            yield group
+            group, size_bytes = [], 0
+        group.append(digest)
+        size_bytes += digest.size_bytes
+    if group:
+        yield group
+
+
+async def _copied(files: BlobFiles, source: FileKey, target: FileKey) -> bool:
+    try:
+        await asyncio.to_thread(files.copy, source, target)
+    except (FileNotFoundError, DigestMismatch):
+        return False  # evicted or changed meanwhile: the store has it
+    return True
+
+
+async def _stream(key: FileKey, store: BlobStore, files: BlobFiles) -> None:
+    async with store.open(key.digest) as chunks:
+        with files.begin(key) as partial:
+            gathered: list[bytes] = []
+            gathered_bytes = 0
+            async for chunk in chunks:
+                gathered.append(chunk)
+                gathered_bytes += len(chunk)
+                if gathered_bytes >= _STEP_BYTES:
+                    await asyncio.to_thread(partial.write, b"".join(gathered))
+                    gathered, gathered_bytes = [], 0
+            await asyncio.to_thread(partial.write, b"".join(gathered))
+            await asyncio.to_thread(partial.publish)

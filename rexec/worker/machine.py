@@ -1,0 +1,40 @@
+"""What this machine is and how it is doing: platform properties found out, and the figures of a heartbeat."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_ISA = {"x86_64": "x86-64", "amd64": "x86-64", "aarch64": "aarch64", "arm64": "aarch64"}
+"""Names of the Remote Execution API platform lexicon, where it has one."""
+
+
+def properties_of_machine() -> dict[str, list[str]]:
+    """Platform properties that need no configuration (OSFamily and ISA of the REAPI platform lexicon)."""
+    machine = platform.machine().lower()
+    return {"OSFamily": [platform.system().lower()], "ISA": [_ISA.get(machine, machine)]}
+
+
+def offered_properties(configured: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """All properties that the worker offers, sorted; a configured name replaces what was found out."""
+    offered = {**properties_of_machine(), **configured}
+    return sorted((name, value) for name, values in offered.items() for value in values)
+
+
+def load() -> float:
+    """Processes that wanted to run, averaged over a minute."""
+    return os.getloadavg()[0]
+
+
+def available_memory_bytes() -> int:
+    """What could be used without swapping (proc(5), MemAvailable); 0 if the kernel does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0

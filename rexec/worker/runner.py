@@ -1,0 +1,215 @@
+"""Running one command: start it, wait for it or for its time to be up, and leave no process behind.
+
+The command leads a session of its own, reads nothing (/dev/null), and writes into two captured streams. Its end is seen
+through a pidfd on the event loop: no thread waits for it and no signal handler is needed. The first process is waited for
+last, when everything that it started is dead: until then its number cannot be given to another process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from cas.errors import FailedPrecondition, MalformedRequest
+from rexec.worker.command import Invocation
+from rexec.worker.process_table import ticks_now
+from rexec.worker.processes import ActionProcesses, Processes
+from rexec.worker.spawn_gate import GATE, SpawnGate
+from rexec.worker.streams import CapturedStream
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a command ended."""
+
+    exit_code: int
+    """As a shell reports it: 128 + n after signal n."""
+    signal_number: int
+    """The signal that the first process died of, 0 if it exited."""
+    timed_out: bool
+    wall_seconds: float
+    cpu_seconds: float
+    """User and system time of the first process and of those that it waited for."""
+    peak_rss_bytes: int
+    """Of the largest of those processes."""
+
+    @property
+    def message(self) -> str:
+        """For the user, if there is more to say than the exit code."""
+        if not self.signal_number:
+            return ""
+        try:
+            name = f" ({signal.Signals(self.signal_number).name})"
+        except ValueError:
+            name = ""
+        return f"killed by signal {self.signal_number}{name}"
+
+
+class Runner:
+    """Starts commands of all slots."""
+
+    def __init__(
+        self,
+        processes: Processes,
+        kill_grace_seconds: float,
+        note_session: Callable[[int, int], None] = lambda _session, _ticks: None,
+        gate: SpawnGate = GATE,
+    ) -> None:
+        self._processes = processes
+        self._kill_grace_seconds = kill_grace_seconds
+        self._note_session = note_session
+        self._gate = gate
+
+    async def run(
+        self,
+        invocation: Invocation,
+        room: str,
+        stdout: CapturedStream,
+        stderr: CapturedStream,
+        timeout_seconds: float,
+    ) -> Exit:
+        """Run to the end, or for `timeout_seconds`; the time before the start and after the end does not count.
+
+        Afterwards no process is left and both streams are complete, also if the caller is cancelled. Raises MalformedRequest
+        or FailedPrecondition if the command cannot be started, Unkillable if a process does not end, OSError if there
+        is no space for what it printed.
+        """
+        loop = asyncio.get_running_loop()
+        start_ticks = ticks_now()
+        try:
+            process = self._spawn(invocation, stdout.write_fd, stderr.write_fd)
+        except BaseException:
+            stdout.close()
+            stderr.close()
+            raise
+        started = loop.time()
+        action = self._processes.started(process.pid, room, start_ticks)
+        pidfd = os.pidfd_open(process.pid)
+        exited: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(pidfd, _set, exited)
+        timed_out = False
+        try:
+            self._note_session(process.pid, start_ticks)
+            stdout.started(loop)
+            stderr.started(loop)
+            timed_out = not await _within(exited, timeout_seconds)
+            if timed_out:
+                action.signal(signal.SIGTERM)
+                await _within(exited, self._kill_grace_seconds)
+        finally:
+            ended = loop.time()
+            try:
+                wait_status, usage = await to_the_end(self._end(process, action, exited.done()))
+            finally:
+                loop.remove_reader(pidfd)
+                os.close(pidfd)
+                failures = [_finished(stdout), _finished(stderr)]
+        for failure in failures:
+            if failure is not None:
+                raise failure
+        code = os.waitstatus_to_exitcode(wait_status)
+        return Exit(
+            exit_code=128 - code if code < 0 else code,
+            signal_number=-code if code < 0 else 0,
+            timed_out=timed_out,
+            wall_seconds=ended - started,
+            cpu_seconds=usage.ru_utime + usage.ru_stime,
+            peak_rss_bytes=usage.ru_maxrss * 1024,
+        )
+
+    def _spawn(self, invocation: Invocation, stdout: int, stderr: int) -> subprocess.Popen[bytes]:
+        arguments = invocation.arguments
+        program = invocation.program
+        while True:
+            try:
+                # Popen with these options goes through vfork: its cost does not grow with the agent's memory.
+                with self._gate.spawning:
+                    return subprocess.Popen(
+                        arguments,
+                        executable=program,
+                        cwd=invocation.directory,
+                        env=invocation.environment,
+                        stdin=subprocess.DEVNULL,
+                        stdout=stdout,
+                        stderr=stderr,
+                        close_fds=True,
+                        start_new_session=True,
+                    )
+            except OSError as failure:
+                if failure.errno == errno.ENOEXEC and program != "/bin/sh":
+                    # A script without "#!": every shell, and execvp(3), runs it with sh.
+                    arguments, program = ["/bin/sh", program, *arguments[1:]], "/bin/sh"
+                    continue
+                raise _start_failure(failure, invocation) from failure
+
+    async def _end(
+        self, process: subprocess.Popen[bytes], action: ActionProcesses, has_exited: bool
+    ) -> tuple[int, resource.struct_rusage]:
+        """Kill what is left of the action and wait for the first process: its wait status and resource usage."""
+        process.returncode = 0  # this object never waits; without a code it would complain about that
+        if not has_exited or self._processes.left(action):
+            await asyncio.to_thread(self._processes.kill, action)
+        _, status, usage = os.wait4(process.pid, 0)  # noqa: ASYNC222 - it has ended, so this does not block
+        self._processes.ended(action)
+        return status, usage
+
+
+async def to_the_end(work: Awaitable[_T]) -> _T:
+    """Await `work` without passing a cancellation on to it: for the part of cleaning up that must not be left half done.
+
+    The cancellation is raised afterwards.
+    """
+    task = asyncio.ensure_future(work)
+    cancellation: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as cancelled:
+            cancellation = cancelled
+    if cancellation is not None:
+        if not task.cancelled():
+            task.exception()  # seen
+        raise cancellation
+    return task.result()
+
+
+async def _within(event: asyncio.Future[None], seconds: float) -> bool:
+    """Wait for `event`; False if it did not come within `seconds`."""
+    await asyncio.wait([event], timeout=max(0.0, seconds))
+    return event.done()
+
+
+def _set(event: asyncio.Future[None]) -> None:
+    # A pidfd stays readable, so this is called again until the reader is removed.
+    if not event.done():
+        event.set_result(None)
+
+
+def _finished(stream: CapturedStream) -> OSError | None:
+    try:
+        stream.finish()
+    except OSError as failure:
+        return failure
+    return None
+
+
+def _start_failure(failure: OSError, invocation: Invocation) -> Exception:
+    """The status of a command that could not be started."""
+    if failure.errno == errno.E2BIG:
+        return MalformedRequest("the arguments and the environment are longer than the system allows")
+    if failure.errno in _OUR_LIMITS:
+        return failure
+    return FailedPrecondition(f"cannot start {invocation.arguments[0][:200]!r}: {os.strerror(failure.errno or 0)}")
+
+
+_OUR_LIMITS = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+"""Not the action's fault: the machine has no room for another process."""

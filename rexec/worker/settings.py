@@ -1,0 +1,107 @@
+"""The options of a worker: the only place of their defaults."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import msgspec
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where commands are looked up when neither the Command nor the settings say. Debian's default for root."""
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[worker]: one agent, its slots, its disk and what it offers."""
+
+    name: str = ""
+    """For people: ends up in ExecutedActionMetadata.worker. Empty: host name and process id."""
+
+    slots: int = msgspec.field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Actions that run at once. Default: the cores this process may use."""
+
+    prefetch_leases: int = 1
+    """Leases taken beyond the free slots; their inputs are fetched and laid out while the slots are busy."""
+
+    work_dir: str = ""
+    """Where actions run. One agent at a time holds it. Empty: chosen by the command line (below its state directory)."""
+
+    cache_dir: str = ""
+    """Where input files are kept, on the same file system as `work_dir` or every input is copied. Empty: `work_dir`/cache."""
+
+    cache_max_bytes: int = 10 << 30
+    """Bytes of input files kept on disk. An input root larger than this cannot run here."""
+
+    properties: dict[str, list[str]] = msgspec.field(default_factory=dict)
+    """Platform properties offered beside those found out about the machine (OSFamily, ISA); each may have several values."""
+
+    resources: dict[str, int] = msgspec.field(default_factory=dict)
+    """Countable things that actions use up while they run, for example {"gpu" = 1}. Passed on to the scheduler."""
+
+    instance_names: list[str] = msgspec.field(default_factory=list)
+    """Instances to serve. Empty: all of them."""
+
+    environment: dict[str, str] = msgspec.field(default_factory=lambda: {"PATH": DEFAULT_PATH})
+    """The declared default environment of every action; the Command's variables override it. Nothing else gets in,
+    except TMPDIR, a directory that belongs to the action alone."""
+
+    stdout_max_bytes: int = 1 << 30
+    """Most bytes kept of the standard output, and of the standard error, of one action. What comes after is thrown away,
+    which the message of the result says; the action goes on."""
+
+    output_max_bytes: int = 64 << 30
+    """Most bytes that the outputs of one action may add up to; beyond it the action fails (a sparse file of an exabyte takes
+    no disk, but hashing it takes years)."""
+
+    output_max_files: int = 1_000_000
+    """Most files, directories and symlinks in the outputs of one action."""
+
+    kill_grace_seconds: float = 2.0
+    """Between SIGTERM and SIGKILL for an action that ran out of time."""
+
+    drain_grace_seconds: float = 25.0
+    """After SIGTERM: how long running actions may take to end before they are handed back. Below Kubernetes' default
+    of 30 s, so that handing back still fits."""
+
+    die_with_parent: bool = False
+    """Leave at once when the process that started this one ends, however it ends."""
+
+    reconnect_min_seconds: float = 0.1
+    """The pause before the second attempt to reach the scheduler; doubled for each further one."""
+
+    reconnect_max_seconds: float = 5.0
+    """The longest such pause. Actual pauses are random between half of it and all of it, so that a thousand workers do not
+    come back in the same instant."""
+
+    def __post_init__(self) -> None:
+        for field in ("slots", "cache_max_bytes", "stdout_max_bytes", "output_max_bytes", "output_max_files"):
+            _require(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
+        _require(self.prefetch_leases >= 0, "prefetch_leases", self.prefetch_leases, "0 or more")
+        for field in ("kill_grace_seconds", "drain_grace_seconds"):
+            _require(getattr(self, field) >= 0, field, getattr(self, field), "0 or more seconds")
+        _require(
+            self.reconnect_min_seconds > 0, "reconnect_min_seconds", self.reconnect_min_seconds, "more than 0 seconds"
+        )
+        _require(
+            self.reconnect_max_seconds >= self.reconnect_min_seconds,
+            "reconnect_max_seconds",
+            self.reconnect_max_seconds,
+            f"at least reconnect_min_seconds, {self.reconnect_min_seconds}",
+        )
+        for name, value in self.environment.items():
+            _require(
+                bool(name) and "=" not in name and "\0" not in name + value,
+                "environment",
+                f"{name}={value}",
+                "a name without '=' and no NUL",
+            )
+
+    @property
+    def worker_name(self) -> str:
+        """The name given, or one made of the host's name and the process id."""
+        return self.name or f"{socket.gethostname()}-{os.getpid()}"
+
+
+def _require(holds: bool, field: str, value: object, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{field} is {value}, expected {expected}")

@@ -1,0 +1,88 @@
+"""Bringing an agent up in a process of its own, and down again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+
+from cas.store import BlobStore
+from cas.tree import DirectoryCache
+from rexec.worker.action import ActionContext
+from rexec.worker.agent import Agent
+from rexec.worker.blob_files import BlobFiles
+from rexec.worker.files import FileCache
+from rexec.worker.link import Dial
+from rexec.worker.processes import Processes, die_with_parent
+from rexec.worker.runner import Runner
+from rexec.worker.settings import WorkerSettings
+from rexec.worker.workspace import Workspace
+
+_log = structlog.get_logger()
+
+_PARSED_DIRECTORY_BYTES = 8 << 20
+"""Of encoded Directory messages kept in memory; parsed they take about five times as much."""
+
+
+async def run_agent(settings: WorkerSettings, dial: Dial, store_of: Callable[[str], BlobStore]) -> None:
+    """Run a worker in this process until SIGTERM or SIGINT (a second one leaves at once), or until the scheduler drains it.
+
+    `store_of` gives the store of an instance name. Raises FailedPrecondition if another agent holds the work directory.
+    """
+    os.umask(0o022)  # actions inherit it: the modes of what they make must not depend on who started the worker
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))  # a core file would be an output, or fill the disk
+    loop = asyncio.get_running_loop()
+    async with open_agent(settings, dial, store_of) as agent:
+
+        def leave(number: signal.Signals, grace_seconds: float) -> None:
+            # Who sends it twice does not want to wait.
+            for each in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(each, agent.drain, f"{each.name}, again", 0.0)
+            agent.drain(number.name, grace_seconds)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, leave, number, settings.drain_grace_seconds)
+        try:
+            if settings.die_with_parent:
+                # SIGHUP, because SIGTERM means that there is time.
+                loop.add_signal_handler(signal.SIGHUP, agent.drain, "the parent process has ended", 0.0)
+                die_with_parent(signal.SIGHUP)
+            await agent.run()
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+
+
+@asynccontextmanager
+async def open_agent(
+    settings: WorkerSettings, dial: Dial, store_of: Callable[[str], BlobStore]
+) -> AsyncIterator[Agent]:
+    """An agent with its work directory claimed and its cache taken over, ready to `run`. Touches no signal handlers."""
+    if not settings.work_dir:
+        raise ValueError("work_dir is empty, expected the directory that actions run in")
+    workspace = Workspace(settings.work_dir)
+    try:
+        await asyncio.to_thread(workspace.claim)
+        files = FileCache(BlobFiles(settings.cache_dir or f"{workspace.path}/cache"), settings.cache_max_bytes)
+        await files.adopt()
+        processes = Processes()
+        processes.adopt_orphans()
+        context = ActionContext(
+            settings=settings,
+            workspace=workspace,
+            files=files,
+            runner=Runner(processes, settings.kill_grace_seconds, workspace.note_session),
+            slots=asyncio.Semaphore(settings.slots),
+            store_of=store_of,
+            directories=DirectoryCache(max_bytes=_PARSED_DIRECTORY_BYTES),
+        )
+        yield Agent(context, dial, str(uuid.uuid4()))
+    finally:
+        await asyncio.to_thread(workspace.close)

@@ -1,0 +1,80 @@
+"""Putting what an action made into the store: one question which blobs are missing, then only those.
+
+Small blobs go in bounded batches, large ones one by one in pieces; a few calls are in flight at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+
+from cas.digest import Digest
+from cas.errors import Unavailable
+from cas.store import CHUNK_BYTES, SMALL_BLOB_BYTES, BlobStore
+from rexec.worker.fetch import CALLS_IN_FLIGHT, batches
+
+Source = bytes | str
+"""The bytes themselves, or the path of a file that holds them and does not change."""
+
+
+async def upload(sources: Mapping[Digest, Source], store: BlobStore) -> None:
+    """Have every blob in the store. Raises what the store raises, first failure first; OSError if a file cannot be read."""
+    missing = await store.find_missing([digest for digest in sources if digest.size_bytes]) if sources else set()
+    if not missing:
+        return
+    in_flight = asyncio.Semaphore(CALLS_IN_FLIGHT)
+
+    async def small(batch: Sequence[Digest]) -> None:
+        async with in_flight:
+            if any(isinstance(sources[digest], str) for digest in batch):
+                blobs = await asyncio.to_thread(_read_all, batch, sources)
+            else:
+                blobs = _read_all(batch, sources)
+            failures = await store.write_many(blobs)
+        for failure in failures.values():
+            raise failure
+
+    async def large(digest: Digest) -> None:
+        async with in_flight:
+            await store.put(digest, _chunks(sources[digest]))
+
+    ordered = [digest for digest in sources if digest in missing]
+    try:
+        async with asyncio.TaskGroup() as group:
+            for batch in batches(digest for digest in ordered if digest.size_bytes <= SMALL_BLOB_BYTES):
+                group.create_task(small(batch))
+            for digest in ordered:
+                if digest.size_bytes > SMALL_BLOB_BYTES:
+                    group.create_task(large(digest))
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+
+
+def _read_all(batch: Sequence[Digest], sources: Mapping[Digest, Source]) -> list[tuple[Digest, bytes]]:
+    blobs = []
+    for digest in batch:
+        source = sources[digest]
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        if len(data) != digest.size_bytes:
+            raise Unavailable(f"an output of {digest.size_bytes} bytes has {len(data)} when it is uploaded")
+        blobs.append((digest, data))
+    return blobs
+
+
+async def _chunks(source: Source) -> AsyncIterator[bytes]:
+    if isinstance(source, bytes):
+        for start in range(0, len(source), CHUNK_BYTES):
+            yield source[start : start + CHUNK_BYTES]
+        return
+    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    offset = 0
+    try:
+        # pread and to_thread: a cancelled read goes on in its thread, on a descriptor that is closed or not, never on
+        # a position that somebody else moved.
+        while chunk := await asyncio.to_thread(os.pread, fd, CHUNK_BYTES, offset):
+            offset += len(chunk)
+            yield chunk
+    finally:
+        os.close(fd)
