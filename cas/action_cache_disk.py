@@ -180,7 +180,7 @@ class DiskActionCache:
             if layout == 0:
                 database.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;")
             elif layout != LAYOUT:
-                raise _OtherLayout(f"the layout is {layout}; expected {LAYOUT}")  # noqa: TRY301 - closes the file, too
+                raise _OtherLayout(f"the layout is {layout}; expected {LAYOUT}")
             self._entries, self._used_bytes = database.execute(
                 "SELECT count(*), coalesce(sum(charged_bytes), 0) FROM results"
             ).fetchone()

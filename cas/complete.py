@@ -16,17 +16,15 @@ from google.protobuf.message import DecodeError
 
 from cas.digest import EMPTY, Digest, DigestFunction
 from cas.errors import ActionResultNotFound, BlobNotFound, MalformedRequest
-from cas.store import SMALL_BLOB_BYTES, BlobStore
+from cas.store import BlobStore
+from cas.tree import load_tree
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
 if TYPE_CHECKING:
     from cas.action_cache import ActionCache, ActionKey
 
 MAX_TREE_BYTES: Final = 64 << 20
-"""Of one Tree or Directory: half a million files. It is parsed in memory, where it takes several times that."""
-
-MAX_DIRECTORIES: Final = 100_000
-"""Directories followed from one root_directory_digest; equal ones count once."""
+"""Of one Tree: half a million files. It is parsed in memory, where it takes several times that."""
 
 TREE_CACHE_DIGESTS: Final = 500_000
 """Digests remembered over all Trees, about 0.2 kB each."""
@@ -130,44 +128,28 @@ async def _files_of_tree(digest: Digest, store: BlobStore, trees: TreeContents) 
             files.update(Digest.from_proto(file.digest, digest.function) for file in directory.files)
     except (BlobNotFound, DecodeError, MalformedRequest):
         return None
-    contents = frozenset(files)
+    contents = frozenset(files - {EMPTY[digest.function]})
     trees.add(digest, re_pb2.Tree, contents)
     return contents
 
 
 async def _blobs_of_directory(root: Digest, store: BlobStore, trees: TreeContents) -> frozenset[Digest] | None:
-    """The digests of the Directory `root`, the Directories below it, and all their files; None as above.
-
-    Read level by level, so that a deep hierarchy costs one read_many for each level.
-    """
+    """The digests of the Directory `root`, the Directories below it, and all their files; None as above."""
     contents = trees.get(root, re_pb2.Directory)
     if contents is not None:
         return contents
-    directories = {root}
-    files: set[Digest] = set()
-    level = {root}
     try:
-        while level:
-            below: set[Digest] = set()
-            blobs = await store.read_many([digest for digest in level if 0 < digest.size_bytes <= SMALL_BLOB_BYTES])
-            for digest in level:
-                data = blobs.pop(digest, None)
-                message = re_pb2.Directory.FromString(await _content(digest, store) if data is None else data)
-                files.update(Digest.from_proto(file.digest, root.function) for file in message.files)
-                below.update(Digest.from_proto(child.digest, root.function) for child in message.directories)
-            level = below - directories
-            directories |= level
-            if len(directories) > MAX_DIRECTORIES:
-                return None
-    except (BlobNotFound, DecodeError, MalformedRequest):
+        tree = await load_tree(store, root)
+    except MalformedRequest:
         return None
-    contents = frozenset(files | directories)
-    trees.add(root, re_pb2.Directory, contents)
+    contents = frozenset(tree.blobs() - {EMPTY[root.function]})
+    if not tree.missing:
+        trees.add(root, re_pb2.Directory, contents)
     return contents
 
 
 async def _content(digest: Digest, store: BlobStore) -> bytes:
-    """The blob of a Tree or Directory. Raises BlobNotFound, also if it is larger than MAX_TREE_BYTES."""
+    """The blob of a Tree. Raises BlobNotFound, also if it is larger than MAX_TREE_BYTES."""
     if digest == EMPTY[digest.function]:
         return b""
     if digest.size_bytes > MAX_TREE_BYTES:

@@ -57,8 +57,8 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     Empty: the state directory of the server."""
 
     max_bytes: int | None = None
-    """Bound of all blobs. Without it, 20 GiB but at most half of the room that the disk
-    has for the store (1 GiB for kind "memory"): a cache that fills a developer's disk unasked is switched off for good."""
+    """Bound of all blobs. Without it, 20 GiB but at most half of the room that the disk has for the store (1 GiB for kind
+    "memory"): a cache that fills a developer's disk unasked is switched off for good."""
 
     sync_seconds: float = SYNC_SECONDS
     """Seconds between syncs of the file system while blobs arrive. What was written since is dropped after a crash of the

@@ -24,6 +24,16 @@ class MemoryStore:
         """What is held now. For reading only."""
         self._ledger = Ledger(max_bytes, charge=lambda size_bytes: size_bytes + ENTRY_BYTES)
 
+    @property
+    def used_bytes(self) -> int:
+        """Room taken by the blobs held."""
+        return self._ledger.used_bytes
+
+    @property
+    def max_bytes(self) -> int:
+        """The bound."""
+        return self._ledger.max_bytes
+
     async def find_missing(self, digests: Iterable[Digest]) -> set[Digest]:
         return self._ledger.find_missing(digests, 0.0)
 

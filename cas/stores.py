@@ -1,0 +1,58 @@
+"""Builds the stores that the [store] section asks for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cas.action_cache import ActionCache, Complete, MemoryActionCache
+from cas.action_cache_disk import DiskActionCache
+from cas.compose import Verified
+from cas.config import StoreSettings
+from cas.disk import DiskStore
+from cas.memory import MemoryStore
+from cas.store import BlobStore
+
+MEMORY_DEFAULT_MAX_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What a server keeps: every blob written is checked, every action result answered is complete."""
+
+    blobs: BlobStore
+    action_cache: ActionCache
+    used_bytes: Callable[[], int]
+    """Room taken by the blobs, for the metrics."""
+
+
+def directory_of(settings: StoreSettings) -> Path:
+    """The directory that `settings` names, with the user's home filled in. Raises ValueError if there is none."""
+    if not settings.directory:
+        raise ValueError("directory is empty; a store on disk needs one")
+    return Path(settings.directory).expanduser()
+
+
+@asynccontextmanager
+async def open_stores(settings: StoreSettings) -> AsyncIterator[Stores]:
+    """The stores of `settings`, closed at the end. Raises DirectoryUnusable if they cannot be opened."""
+    if settings.kind == "memory":
+        memory = MemoryStore(settings.max_bytes or MEMORY_DEFAULT_MAX_BYTES)
+        blobs = Verified(memory)
+        results = MemoryActionCache(settings.action_cache_max_entries)
+        yield Stores(blobs, Complete(results, blobs), lambda: memory.used_bytes)
+        return
+    directory = directory_of(settings)
+    async with (
+        DiskStore(directory / "cas", settings.max_bytes, sync_seconds=settings.sync_seconds) as disk,
+        DiskActionCache(
+            directory / "action-cache.sqlite3",
+            max_entries=settings.action_cache_max_entries,
+            max_bytes=settings.action_cache_max_bytes,
+            checkpoint_seconds=settings.sync_seconds,
+        ) as disk_results,
+    ):
+        blobs = Verified(disk)
+        yield Stores(blobs, Complete(disk_results, blobs), lambda: disk.used_bytes)
