@@ -18,7 +18,7 @@ import grpc
 from grpc import aio
 
 from cas.digest import Digest
-from cas.errors import BlobNotFound, Code, DigestMismatch, StatusError, Unavailable, from_status
+from cas.errors import BlobNotFound, Code, DigestMismatch, StatusError, StoreFull, Unavailable, from_status
 from cas.store import CHUNK_BYTES
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.google.bytestream import bytestream_pb2
@@ -127,8 +127,12 @@ class RemoteStore:
     async def write_many(self, blobs: Sequence[tuple[Digest, bytes]]) -> Mapping[Digest, StatusError]:
         """See BlobStore. Blobs too large for a batch are written one by one."""
         data_of = dict(blobs)
-        failures: dict[Digest, StatusError] = {}
-        for group in _grouped(list(data_of), MAX_BATCH_BYTES):
+        failures: dict[Digest, StatusError] = {
+            digest: DigestMismatch(digest, f"{len(data)} bytes")
+            for digest, data in blobs
+            if len(data) != digest.size_bytes
+        }
+        for group in _grouped([digest for digest in data_of if digest not in failures], MAX_BATCH_BYTES):
             if group[0].size_bytes > MAX_BATCH_BYTES:
                 try:
                     await self.put(group[0], _pieces(data_of[group[0]]))
@@ -147,7 +151,7 @@ class RemoteStore:
             for entry in response.responses:
                 if entry.status.code != Code.OK:
                     digest = Digest.from_proto(entry.digest, group[0].function)
-                    failures[digest] = from_status(entry.status.code, entry.status.message)
+                    failures[digest] = _refused(from_status(entry.status.code, entry.status.message))
         return failures
 
     @asynccontextmanager
@@ -187,29 +191,16 @@ class RemoteStore:
         name = f"{self._prefix}uploads/{uuid.uuid4()}/{digest.blob_name()}"
         await self._connected()
         call: WriteCall = self._write(metadata=self._headers)
-        offset = 0
         try:
-            try:
-                # One chunk is held back, so that the last message can say that it is the last.
-                held: bytes | None = None
-                async for chunk in chunks:
-                    for piece in _cut(chunk):
-                        if held is not None:
-                            await call.write(
-                                bytestream_pb2.WriteRequest(resource_name=name, write_offset=offset, data=held)
-                            )
-                            offset += len(held)
-                        held = piece
-                last = bytestream_pb2.WriteRequest(
-                    resource_name=name, write_offset=offset, data=held or b"", finish_write=True
-                )
-                await call.write(last)
+            # The server may answer before the end: it has the blob already, or refuses it.
+            async for message in _write_requests(name, digest, chunks):
+                if not await _sent(call, message):
+                    break
+            else:
                 await call.done_writing()
-            except (asyncio.InvalidStateError, aio.UsageError):
-                pass  # the server answered before the end: it has the blob, or refuses it; the answer below says which
             response: bytestream_pb2.WriteResponse = await call
         except aio.AioRpcError as error:
-            raise _converted(error) from error
+            raise _refused(_converted(error)) from error
         finally:
             call.cancel()
         if response.committed_size not in (digest.size_bytes, -1):
@@ -268,6 +259,50 @@ def _grouped(digests: Sequence[Digest], max_bytes: int | None) -> Iterable[list[
 def _cut(data: bytes) -> Iterable[bytes]:
     for start in range(0, len(data), CHUNK_BYTES):
         yield data[start : start + CHUNK_BYTES]
+
+
+async def _write_requests(
+    name: str, digest: Digest, chunks: AsyncIterator[bytes]
+) -> AsyncIterator[bytestream_pb2.WriteRequest]:
+    """The messages of one Write. Raises DigestMismatch before the last one if `chunks` have not the size of the blob.
+
+    One piece is held back, so that the last message can say that it is the last.
+    """
+    offset = 0
+    held = b""
+    async for chunk in chunks:
+        for piece in _cut(chunk):
+            if held:
+                yield bytestream_pb2.WriteRequest(resource_name=name, write_offset=offset, data=held)
+            offset += len(held)
+            held = piece
+            if offset + len(held) > digest.size_bytes:
+                raise DigestMismatch(digest, f"{offset + len(held)} bytes or more")
+    if offset + len(held) != digest.size_bytes:
+        raise DigestMismatch(digest, f"{offset + len(held)} bytes")
+    yield bytestream_pb2.WriteRequest(resource_name=name, write_offset=offset, data=held, finish_write=True)
+
+
+async def _sent(call: WriteCall, message: bytestream_pb2.WriteRequest) -> bool:
+    """Send a message; False if the server has ended the call.
+
+    Not through `call.write`: when the stream ends under it, that puts INTERNAL in the place of the status that the server
+    sent and that is about to arrive (grpc.aio, _StreamRequestMixin._write). What it wraps has no public name.
+    """
+    inner: Any = call
+    await inner._metadata_sent.wait()
+    if call.done():
+        return False
+    try:
+        await inner._cython_call.send_serialized_message(message.SerializeToString())
+    except aio.InternalError:
+        return False
+    return True
+
+
+def _refused(failure: StatusError) -> StatusError:
+    """Why a blob was not taken, in a store's terms."""
+    return StoreFull(str(failure)) if failure.code is Code.RESOURCE_EXHAUSTED else failure
 
 
 async def _pieces(data: bytes) -> AsyncIterator[bytes]:

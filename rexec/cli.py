@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Callable, Coroutine
@@ -14,6 +15,11 @@ from rexec import __version__
 from rexec.address import channel_target, host_and_port, is_loopback
 from rexec.client_flags import client_flags
 from rexec.config import Config, ConfigError, load, with_changes
+
+# Read by gRPC when it is imported: its notices on standard error mean nothing to users, and its fork handlers, which
+# nothing here needs, would write one for every process started.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 _CONFIG = click.Path(exists=True, dir_okay=False, path_type=Path)
 
