@@ -1,0 +1,125 @@
+"""The implementations that the contracts run on. Adding a line here is all that a new one needs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from grpc import aio
+
+from cas.action_cache import ActionCache, Complete, MemoryActionCache
+from cas.action_cache_disk import DiskActionCache
+from cas.compose import Tiered, Verified
+from cas.disk import DiskStore
+from cas.instances import Instance, Instances
+from cas.memory import MemoryStore
+from cas.remote import CHANNEL_OPTIONS, RemoteStore
+from cas.services.bytestream import ByteStream
+from cas.services.cas import ContentAddressableStorage
+from cas.store import BlobStore
+from cas.uploads import Uploads
+from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+from protos.google.bytestream import bytestream_pb2
+from rexec.rpc import RpcServer
+
+OpenStore = Callable[[int], AbstractAsyncContextManager[BlobStore]]
+"""Opens an empty store with room for that many bytes of blobs of more than 64 KiB each."""
+
+
+@asynccontextmanager
+async def memory(_path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
+    yield MemoryStore(max_bytes)
+
+
+@asynccontextmanager
+async def disk(path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
+    async with DiskStore(path, max_bytes) as store:
+        yield store
+
+
+@asynccontextmanager
+async def verified_memory(_path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
+    yield Verified(MemoryStore(max_bytes))
+
+
+@asynccontextmanager
+async def verified_disk(path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
+    async with DiskStore(path, max_bytes) as store:
+        yield Verified(store)
+
+
+@asynccontextmanager
+async def tiered(path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
+    async with DiskStore(path, max_bytes) as slow, Tiered(MemoryStore(max_bytes), slow) as store:
+        yield store
+
+
+@asynccontextmanager
+async def tiered_behind_a_small_memory(path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
+    async with DiskStore(path, max_bytes) as slow, Tiered(MemoryStore(1 << 20), slow) as store:
+        yield Verified(store)
+
+
+@asynccontextmanager
+async def remote(_path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
+    """A store behind our own services, over a real connection."""
+    instances = Instances([Instance("team/one", Verified(MemoryStore(max_bytes)), MemoryActionCache(10))])
+    # What a broken stream has uploaded is given up at once: kept for its resumption it would hold room in the store.
+    async with Uploads(resume_seconds=0) as uploads:
+        server = RpcServer()
+        server.add(re_pb2, "ContentAddressableStorage", ContentAddressableStorage(instances))
+        server.add(bytestream_pb2, "ByteStream", ByteStream(instances, uploads))
+        port = server.listen("127.0.0.1:0")
+        await server.start()
+        try:
+            async with aio.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS) as channel:
+                yield RemoteStore(channel, "team/one")
+        finally:
+            await server.stop(0)
+
+
+STORES = [memory, disk, verified_memory, verified_disk, tiered, tiered_behind_a_small_memory, remote]
+
+
+@pytest.fixture(params=STORES, ids=lambda opener: opener.__name__)
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
+    return lambda max_bytes: request.param(tmp_path / "store", max_bytes)
+
+
+@pytest.fixture
+async def store(open_store: OpenStore) -> AsyncIterator[BlobStore]:
+    async with open_store(256 << 20) as opened:
+        yield opened
+
+
+OpenActionCache = Callable[[int], AbstractAsyncContextManager[ActionCache]]
+"""Opens an empty action cache for that many results."""
+
+
+@asynccontextmanager
+async def results_in_memory(_path: Path, max_entries: int) -> AsyncIterator[ActionCache]:
+    yield MemoryActionCache(max_entries)
+
+
+@asynccontextmanager
+async def results_on_disk(path: Path, max_entries: int) -> AsyncIterator[ActionCache]:
+    async with DiskActionCache(path / "results.sqlite3", max_entries=max_entries, max_bytes=1 << 30) as cache:
+        yield cache
+
+
+@asynccontextmanager
+async def complete_results(_path: Path, max_entries: int) -> AsyncIterator[ActionCache]:
+    yield Complete(MemoryActionCache(max_entries), MemoryStore())
+
+
+@pytest.fixture(params=[results_in_memory, results_on_disk, complete_results], ids=lambda opener: opener.__name__)
+def open_action_cache(request: pytest.FixtureRequest, tmp_path: Path) -> OpenActionCache:
+    return lambda max_entries: request.param(tmp_path, max_entries)
+
+
+@pytest.fixture
+async def action_cache(open_action_cache: OpenActionCache) -> AsyncIterator[ActionCache]:
+    async with open_action_cache(1000) as opened:
+        yield opened
