@@ -41,6 +41,9 @@ IN_PLACE_BYTES: Final = 256 << 10
 COMPRESSED_FROM_BYTES: Final = 512
 """Smaller blobs are not worth a compressed answer."""
 
+DIGESTS_AT_ONCE: Final = 5_000
+"""After so many digests, which take some ms, it is someone else's turn."""
+
 TREE_PAGE_BYTES: Final = 1 << 20
 """Directories in one GetTreeResponse, encoded, unless a single one is larger."""
 
@@ -68,9 +71,22 @@ class ContentAddressableStorage:
     ) -> re_pb2.FindMissingBlobsResponse:
         """Those of the blobs that are not in the store, each once; the others count as used now."""
         store = self._instances.readable(request.instance_name, context.identity).store
-        wanted = digests_field(request.blob_digests, "blob_digests", function_for(request.digest_function))
-        missing = await store.find_missing(dict.fromkeys(wanted)) if wanted else ()
-        return re_pb2.FindMissingBlobsResponse(missing_blob_digests=[digest.to_proto() for digest in missing])
+        function = function_for(request.digest_function)
+        asked = request.blob_digests
+        wanted: dict[Digest, None] = {}
+        for start in range(0, len(asked), DIGESTS_AT_ONCE):
+            if start:
+                await asyncio.sleep(0)
+            digests = digests_field(asked[start : start + DIGESTS_AT_ONCE], "blob_digests", function, start)
+            wanted.update(dict.fromkeys(digests))
+        missing = await store.find_missing(wanted) if wanted else ()
+        response = re_pb2.FindMissingBlobsResponse()
+        add = response.missing_blob_digests.add
+        for place, digest in enumerate(missing, start=1):
+            add(hash=digest.hash, size_bytes=digest.size_bytes)
+            if place % DIGESTS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return response
 
     async def BatchUpdateBlobs(
         self, request: re_pb2.BatchUpdateBlobsRequest, context: RequestContext
