@@ -32,8 +32,8 @@ _FUNCTIONS: Final = [function.value for function in DigestFunction]
 _COMPRESSORS: Final = [compressor.value for compressor in Compressor if compressor is not Compressor.IDENTITY]
 
 Execution = Callable[[RequestContext], re_pb2.ExecutionCapabilities]
-"""Says what the executing part can do: exec_enabled, priorities, node properties. The digest functions are filled in here,
-for they are those of the cache."""
+"""Says what the executing part can do: exec_enabled, node properties, and the priorities if not all. The digest functions
+are filled in here, for they are those of the cache."""
 
 
 class Capabilities:
@@ -72,5 +72,7 @@ class Capabilities:
             # REAPI, ExecutionCapabilities: the single field is for clients that do not know the repeated one.
             execution.digest_function = re_pb2.DigestFunction.SHA256
             execution.digest_functions[:] = _FUNCTIONS
+            if not execution.HasField("execution_priority_capabilities"):
+                execution.execution_priority_capabilities.CopyFrom(PRIORITIES)
             execution.exec_enabled = execution.exec_enabled and context.identity.may_execute
         return capabilities

@@ -1,0 +1,42 @@
+"""Instance names."""
+
+from __future__ import annotations
+
+import pytest
+
+from cas.action_cache import MemoryActionCache
+from cas.context import Identity
+from cas.errors import MalformedRequest, NotAllowed
+from cas.instances import Instance, Instances
+from cas.memory import MemoryStore
+
+
+def instance(name: str) -> Instance:
+    return Instance(name, MemoryStore(), MemoryActionCache())
+
+
+def test_an_instance_is_found_by_its_whole_name() -> None:
+    known = [instance(""), instance("main"), instance("team/main")]
+    instances = Instances(known)
+    assert [instances.of(name) for name in ("", "main", "team/main")] == known
+    assert instances.names == ("", "main", "team/main")
+
+
+@pytest.mark.parametrize("name", ["", "Main", "main/", "/main", "team", "x" * 10_000])
+def test_an_unknown_name_is_refused_with_those_that_are_known(name: str) -> None:
+    with pytest.raises(MalformedRequest, match="this server has 'main', 'team/main'") as refused:
+        Instances([instance("main"), instance("team/main")]).of(name)
+    assert len(str(refused.value)) < 300
+
+
+def test_one_name_cannot_stand_for_two_instances() -> None:
+    with pytest.raises(ValueError, match="'main' is configured twice"):
+        Instances([instance("main"), instance("main")])
+
+
+def test_who_may_not_read_does_not_learn_which_names_exist() -> None:
+    instances = Instances([instance("main")])
+    assert instances.readable("main", Identity()).name == "main"
+    for name in ("main", "nobody"):
+        with pytest.raises(NotAllowed):
+            instances.readable(name, Identity(may_read=False))
