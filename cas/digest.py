@@ -7,6 +7,8 @@ size is not negative. Bytes and messages from outside become one through `Digest
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import repeat
 from typing import Final
 
 import msgspec
@@ -79,6 +81,37 @@ def parse_digest(hash_text: str, size_bytes: int, function: DigestFunction | Non
     return Digest(hash_text, size_bytes, function)
 
 
+def parse_digests(
+    messages: Sequence[re_pb2.Digest], function: DigestFunction | None, field: str, first: int = 0
+) -> list[Digest]:
+    """The checked digests of many messages, as `parse_digest` gives them one by one, at a third of the cost.
+
+    Raises MalformedRequest for the first that is wrong, naming its place in `field`, of which `messages` are the part that
+    begins at `first`.
+    """
+    hashes = [message.hash for message in messages]
+    sizes = [message.size_bytes for message in messages]
+    lengths = set(map(len, hashes))
+    if len(lengths) == 1:
+        (length,) = lengths
+        told = function or function_of_length(length)
+        # What is left when the hexadecimal digits are taken away is wrong in one of them.
+        if (
+            told is not None
+            and told.hash_length == length
+            and min(sizes) >= 0
+            and not "".join(hashes).encode().translate(None, b"0123456789abcdef")
+        ):
+            return list(map(Digest, hashes, sizes, repeat(told)))
+    digests: list[Digest] = []  # of several functions, or with a wrong one that the text has to name
+    try:
+        for hash_text, size_bytes in zip(hashes, sizes, strict=True):
+            digests.append(parse_digest(hash_text, size_bytes, function))
+    except MalformedRequest as wrong:
+        raise MalformedRequest(f"{field}[{first + len(digests)}]: {wrong}") from None
+    return digests
+
+
 def function_for(value: int) -> DigestFunction | None:
     """The function that a request's digest_function field names, None if it is unset.
 
@@ -95,4 +128,14 @@ def function_for(value: int) -> DigestFunction | None:
 EMPTY: Final[dict[DigestFunction, Digest]] = {function: Digest.of(b"", function) for function in DigestFunction}
 """The empty blob of each function: it exists always and everywhere (REAPI, ContentAddressableStorage)."""
 
-__all__ = ["EMPTY", "MAX_SIZE_BYTES", "Digest", "DigestFunction", "Hasher", "function_for", "hasher", "parse_digest"]
+__all__ = [
+    "EMPTY",
+    "MAX_SIZE_BYTES",
+    "Digest",
+    "DigestFunction",
+    "Hasher",
+    "function_for",
+    "hasher",
+    "parse_digest",
+    "parse_digests",
+]

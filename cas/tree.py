@@ -22,7 +22,7 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from cas.digest import EMPTY, Digest, parse_digest
+from cas.digest import EMPTY, Digest, parse_digests
 from cas.errors import MalformedRequest
 from cas.store import SMALL_BLOB_BYTES, BlobStore
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
@@ -41,6 +41,9 @@ MAX_TREE_BYTES: Final = 256 << 20
 
 MAX_NAME_BYTES: Final = 255
 """NAME_MAX of every Linux file system: a longer name could not be laid out."""
+
+PARSED_AT_ONCE_BYTES: Final = 256 << 10
+"""After so many bytes of directories, about 2,300 files and 5 ms, it is someone else's turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +157,8 @@ def parse_directory(data: bytes, digest: Digest) -> Directory:
             )
     function = digest.function
     try:
-        file_digests = tuple([parse_digest(n.digest.hash, n.digest.size_bytes, function) for n in message.files])
-        child_digests = tuple([parse_digest(n.digest.hash, n.digest.size_bytes, function) for n in message.directories])
+        file_digests = tuple(parse_digests([node.digest for node in message.files], function, "files"))
+        child_digests = tuple(parse_digests([node.digest for node in message.directories], function, "directories"))
     except MalformedRequest as wrong:
         raise MalformedRequest(f"directory {digest}: {wrong}") from None
     return Directory(digest, message, file_digests, child_digests)
@@ -186,7 +189,12 @@ async def read_directories(
         else:
             (small if digest.size_bytes <= SMALL_BLOB_BYTES else large).append(digest)
     blobs = await store.read_many(small) if small else {}
+    parsed_bytes = 0
     for digest in chain(small, large):
+        if parsed_bytes > PARSED_AT_ONCE_BYTES:
+            await asyncio.sleep(0)
+            parsed_bytes = 0
+        parsed_bytes += digest.size_bytes
         if digest.size_bytes <= SMALL_BLOB_BYTES:
             data = blobs.get(digest)
         else:
@@ -249,7 +257,6 @@ async def levels(store: BlobStore, root: Digest, cache: DirectoryCache | None = 
                     wanted.append(child)
         if not wanted:
             return
-        await asyncio.sleep(0)  # parsing a large tree from a store in memory would hold up everyone else
     raise MalformedRequest(f"the tree below {root} is more than {MAX_DEPTH} directories deep")
 
 

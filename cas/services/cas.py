@@ -12,10 +12,10 @@ from google.rpc import status_pb2
 
 from cas.compression import Compressor, compress, compressor_of_value, decompress
 from cas.context import RequestContext
-from cas.digest import Digest, function_for
+from cas.digest import Digest, function_for, parse_digests
 from cas.errors import BlobNotFound, Code, DigestMismatch, MalformedRequest, StatusError
 from cas.instances import Instances
-from cas.services.fields import digest_field, digests_field
+from cas.services.fields import digest_field
 from cas.tree import levels
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
@@ -77,7 +77,7 @@ class ContentAddressableStorage:
         for start in range(0, len(asked), DIGESTS_AT_ONCE):
             if start:
                 await asyncio.sleep(0)
-            digests = digests_field(asked[start : start + DIGESTS_AT_ONCE], "blob_digests", function, start)
+            digests = parse_digests(asked[start : start + DIGESTS_AT_ONCE], function, "blob_digests", start)
             wanted.update(dict.fromkeys(digests))
         missing = await store.find_missing(wanted) if wanted else ()
         response = re_pb2.FindMissingBlobsResponse()
@@ -98,8 +98,8 @@ class ContentAddressableStorage:
         store = self._instances.readable(request.instance_name, context.identity).store
         entries = request.requests
         _check_batch(len(entries), sum([len(entry.data) for entry in entries]))
-        digests = digests_field(
-            [entry.digest for entry in entries], "requests.digest", function_for(request.digest_function)
+        digests = parse_digests(
+            [entry.digest for entry in entries], function_for(request.digest_function), "requests.digest"
         )
         inflated_bytes = sum(
             [digest.size_bytes for entry, digest in zip(entries, digests, strict=True) if entry.compressor]
@@ -124,7 +124,7 @@ class ContentAddressableStorage:
     ) -> re_pb2.BatchReadBlobsResponse:
         """Read blobs; each has a status of its own. Raises MalformedRequest for a batch over the limits."""
         store = self._instances.readable(request.instance_name, context.identity).store
-        digests = digests_field(request.digests, "digests", function_for(request.digest_function))
+        digests = parse_digests(request.digests, function_for(request.digest_function), "digests")
         _check_batch(len(digests), sum([digest.size_bytes for digest in digests]))
         # Numbers that we do not know are what a newer client knows beside those that we do.
         compressor = next((c for c in _PREFERRED if c.value in request.acceptable_compressors), Compressor.IDENTITY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -81,8 +82,8 @@ def store() -> Counting:
         (re_pb2.Directory(symlinks=[link("a"), link("a", "elsewhere")]), "'a' twice"),
         (re_pb2.Directory(symlinks=[link("a", "")]), "symlink 'a'"),
         (re_pb2.Directory(symlinks=[link("a", "b\0c")]), "symlink 'a'"),
-        (re_pb2.Directory(files=[re_pb2.FileNode(name="a")]), "hash ''"),
-        (re_pb2.Directory(directories=[re_pb2.DirectoryNode(name="a")]), "hash ''"),
+        (re_pb2.Directory(files=[re_pb2.FileNode(name="a")]), "files[0]: digest hash ''"),
+        (re_pb2.Directory(directories=[re_pb2.DirectoryNode(name="a")]), "directories[0]: digest hash ''"),
         (re_pb2.Directory(files=[file("a", Digest("A" * 64, 1))]), "lower-case"),
         (re_pb2.Directory(files=[file("a", Digest("a" * 40, 1))]), "SHA256 gives 64"),
         (re_pb2.Directory(directories=[child("a", Digest("a" * 64, -1))]), "size -1"),
@@ -132,6 +133,23 @@ async def test_a_tree_is_read_with_one_round_trip_for_each_level(store: Counting
     assert tree.file_digests() == {FILE, *(Digest.of(b"%d" % n) for n in range(20))}
     assert tree.blobs() == tree.file_digests() | {root, middle, *leaves}
     assert tree.entries == 3 + 20 + 20
+
+
+async def test_a_large_tree_lets_others_run_while_it_is_parsed(store: Counting) -> None:
+    many = [await store.add(re_pb2.Directory(files=[file(f"{n}-{m:0200}") for m in range(300)])) for n in range(20)]
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    found, missing = await read_directories(store, many)
+    task.cancel()
+    assert (list(found), missing) == (many, set())
+    assert turns > 1
 
 
 async def test_a_directory_reached_by_several_paths_is_read_once_and_counted_each_time(store: Counting) -> None:

@@ -11,7 +11,7 @@ import pytest
 from cas.compression import Compressor, compress
 from cas.context import Identity, RequestContext
 from cas.digest import EMPTY, Digest
-from cas.errors import Code, DigestMismatch, MalformedRequest, NotAllowed, OffsetMismatch
+from cas.errors import Code, DigestMismatch, MalformedRequest, NotAllowed, OffsetMismatch, UploadsFull
 from cas.hashing import DigestFunction
 from cas.services.bytestream import ByteStream
 from cas.store import CHUNK_BYTES
@@ -338,6 +338,40 @@ async def test_an_identity_that_may_not_read_may_not_write_either(client: Client
         await client.write(name_of(SMALL), SMALL)
     with pytest.raises(NotAllowed):
         await client.status(name_of(SMALL))
+
+
+async def test_a_small_blob_in_one_message_opens_no_upload(cache: Cache) -> None:
+    async with Uploads(max_uploads=0) as uploads:
+        client = Client(cache, uploads)
+        for compressor in Compressor:
+            blob = SMALL + compressor.name.encode()
+            packed = compress(blob, compressor)
+            assert await client.write(name_of(blob, compressor), packed, size=16 << 20) == len(packed)
+        with pytest.raises(UploadsFull):
+            await client.write(name_of(SMALL), SMALL, size=1_000)
+
+
+@BOTH
+async def test_44_a_call_that_is_cancelled_can_be_resumed(client: Client, blob: bytes) -> None:
+    arrived = asyncio.Event()
+
+    class Stalling(Stream):
+        async def __aiter__(self) -> AsyncIterator[bytestream_pb2.WriteRequest]:
+            async for message in super().__aiter__():
+                yield message
+            arrived.set()
+            await asyncio.Event().wait()
+
+    name = name_of(blob)
+    async with asyncio.timeout(10):
+        call = asyncio.create_task(client.send(Stalling(messages(name, blob[:30_000], finish=False))))
+        await arrived.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert await client.status(name) == (30_000, False)
+    assert await client.write(name, blob[30_000:], start=30_000) == len(blob)
+    assert client.blobs == {Digest.of(blob): blob}
 
 
 async def test_many_writes_at_once_do_not_disturb_each_other(client: Client) -> None:
