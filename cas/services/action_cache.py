@@ -42,6 +42,7 @@ class ActionCacheService:
         result = await instance.action_cache.get(ActionKey(instance.name, digest))
         if request.inline_stdout or request.inline_stderr or request.inline_output_files:
             await _inline(instance.store, result, request, digest.function)
+        result.execution_metadata.SetInParent()  # Buck2 takes a result without one for broken
         return result
 
     async def UpdateActionResult(

@@ -82,6 +82,12 @@ class Client:
         return result
 
 
+def answered(result: re_pb2.ActionResult) -> re_pb2.ActionResult:
+    """`result` as it comes back."""
+    result.execution_metadata.SetInParent()
+    return result
+
+
 @pytest.fixture
 def client(cache: Cache) -> Client:
     return Client(cache)
@@ -114,7 +120,13 @@ async def test_52_a_result_of_which_a_blob_is_gone_is_not_found(client: Client, 
 async def test_a_result_without_outputs_is_kept(client: Client) -> None:
     """A lint or a check may leave nothing but its exit code."""
     await client.update(re_pb2.ActionResult())
-    assert await client.get() == re_pb2.ActionResult()
+    assert await client.get() == answered(re_pb2.ActionResult())
+
+
+async def test_a_result_without_execution_metadata_gets_an_empty_one(client: Client) -> None:
+    """Buck2 refuses a result that has none."""
+    await client.update(re_pb2.ActionResult(exit_code=0))
+    assert (await client.get()).HasField("execution_metadata")
 
 
 async def test_a_later_result_takes_the_place_of_an_earlier_one(client: Client) -> None:
@@ -130,7 +142,7 @@ async def test_instances_and_functions_do_not_share_results(client: Client) -> N
         await client.get(instance_name="")
     with pytest.raises(ActionResultNotFound):
         await client.get(function=DigestFunction.BLAKE3.value)
-    assert await client.get(function=DigestFunction.SHA256.value) == re_pb2.ActionResult()
+    assert await client.get(function=DigestFunction.SHA256.value) == answered(re_pb2.ActionResult())
 
 
 @pytest.mark.parametrize("function", list(DigestFunction))
@@ -177,7 +189,7 @@ async def test_bytes_that_the_client_inlined_himself_are_kept(client: Client) ->
     await client.cache.add(b"out")
     result = re_pb2.ActionResult(stdout_raw=b"out", stdout_digest=Digest.of(b"out").to_proto())
     await client.update(result)
-    assert await client.get(stdout=True) == result
+    assert await client.get(stdout=True) == answered(result)
 
 
 async def test_39_the_empty_blob_needs_no_upload(client: Client) -> None:
@@ -186,7 +198,7 @@ async def test_39_the_empty_blob_needs_no_upload(client: Client) -> None:
         output_files=[re_pb2.OutputFile(path="stamp", digest=empty)], stdout_digest=empty, stderr_digest=empty
     )
     await client.update(result)
-    assert await client.get(stdout=True, stderr=True, files=("stamp",)) == result
+    assert await client.get(stdout=True, stderr=True, files=("stamp",)) == answered(result)
 
 
 async def test_51_an_identity_that_may_not_update_is_refused_and_may_still_read(client: Client) -> None:
