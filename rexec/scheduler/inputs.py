@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from cas.digest import Digest
+from cas.digest import EMPTY, Digest
 from cas.errors import InputsMissing, MalformedRequest
 from cas.store import BlobStore
 from cas.tree import MAX_DEPTH, MAX_ENTRIES, Directory, DirectoryCache, read_directories
@@ -69,7 +69,7 @@ class InputRoots:
             ]
         files = chain.from_iterable(directory.file_digests for directory in loaded.values())
         # The directories too: those that came from our own cache may have left the store.
-        blobs = {*loaded, *files}
+        blobs = {*loaded, *files} - {EMPTY[root.function]}
         missing |= await store.find_missing(blobs) if blobs else set()
         if missing:
             raise InputsMissing(sorted(missing, key=lambda digest: digest.hash))

@@ -314,15 +314,15 @@ class TestLoss:
         assert not rules.queue.tasks
 
     def test_one_that_was_only_fetched_ahead_is_not_to_blame(self, rules: Driver) -> None:
+        ahead = rules.submit()
         for number in range(4):
+            rules.submit(priority=-1)
             worker = rules.attach(f"w{number}", slots=1, credit=2)
-            if number == 0:
-                rules.submit(priority=-1)
-                ahead = rules.submit()
-            else:
-                rules.submit(priority=-1)
+            assert rules.running_on(ahead) == f"w{number}"
             rules.do(e.WorkerDetached(worker))
             rules.pass_time(rules.settings.grace_seconds)
+            for name in [name for name in rules.queue.operations if name != ahead]:
+                rules.do(e.Cancel(name))
         assert rules.operation(ahead).task.losses == []
 
     def test_back_pressure_counts_for_nothing(self, rules: Driver) -> None:

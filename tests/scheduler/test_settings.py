@@ -1,0 +1,31 @@
+"""Options that cannot work are refused with their value."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from rexec.scheduler.settings import SchedulerSettings
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"max_timeout_seconds": 0.0}, "max_timeout_seconds is 0.0, expected more than 0"),
+        ({"default_timeout_seconds": 10.0, "max_timeout_seconds": 5.0}, "expected at most max_timeout_seconds"),
+        ({"grace_seconds": -1.0}, "grace_seconds is -1.0"),
+        ({"max_attempts": 0}, "max_attempts is 0, expected 1 or more"),
+        ({"retain_seconds": 59.0}, "retain_seconds is 59.0, expected 60 or more"),
+        ({"keepalive_seconds": 61.0}, "keepalive_seconds is 61.0, expected at most 60"),
+        ({"heartbeat_timeout_seconds": 5.0}, "expected more than heartbeat_seconds"),
+        ({"abandon_seconds": float("nan")}, "abandon_seconds is nan"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused(options: dict[str, float], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        SchedulerSettings(**options)  # type: ignore[arg-type]
+
+
+def test_an_option_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(msgspec.ValidationError, match="colour"):
+        msgspec.convert({"colour": "red"}, SchedulerSettings)
