@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
+from functools import lru_cache
 
 from cas.digest import Digest
 from cas.store import BlobStore
@@ -11,6 +12,7 @@ from cas.store import BlobStore
 KIB, MIB = 1 << 10, 1 << 20
 
 
+@lru_cache(maxsize=100)
 def blob(size_bytes: int, seed: int = 0) -> tuple[Digest, bytes]:
     """Random bytes, the same for the same arguments, and their digest."""
     data = random.Random(f"{size_bytes} {seed}").randbytes(size_bytes)
