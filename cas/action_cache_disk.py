@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final, Self
 
 import structlog
+from google.protobuf.message import DecodeError
 
 from cas.action_cache import ActionKey
 from cas.blob_directory import DirectoryUnusable
@@ -112,7 +113,11 @@ class DiskActionCache:
         except sqlite3.DatabaseError as reason:
             self._recover(reason)
             raise key.not_found() from reason
-        return re_pb2.ActionResult.FromString(row[0])
+        try:
+            return re_pb2.ActionResult.FromString(row[0])
+        except DecodeError as reason:
+            log.warning("an action result does not parse", action=str(key.action_digest))
+            raise key.not_found() from reason
 
     async def put(self, key: ActionKey, result: re_pb2.ActionResult) -> None:
         encoded = result.SerializeToString()

@@ -9,6 +9,7 @@ not parse, or names something that is no digest counts as missing: no client cou
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from cas.digest import EMPTY, Digest, DigestFunction
 from cas.errors import ActionResultNotFound, BlobNotFound, MalformedRequest
-from cas.store import BlobStore
+from cas.store import SMALL_BLOB_BYTES, BlobStore
 from cas.tree import load_tree
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
@@ -122,15 +123,25 @@ async def _files_of_tree(digest: Digest, store: BlobStore, trees: TreeContents) 
     if contents is not None:
         return contents
     try:
-        tree = re_pb2.Tree.FromString(await _content(digest, store))
-        files = {Digest.from_proto(file.digest, digest.function) for file in tree.root.files}
-        for directory in tree.children:
-            files.update(Digest.from_proto(file.digest, digest.function) for file in directory.files)
+        data = await _content(digest, store)
+        if len(data) <= SMALL_BLOB_BYTES:
+            contents = _files_in(data, digest.function)
+        else:
+            # Tens of thousands of files: in a thread, others get their turn meanwhile.
+            contents = await asyncio.to_thread(_files_in, data, digest.function)
     except (BlobNotFound, DecodeError, MalformedRequest):
         return None
-    contents = frozenset(files - {EMPTY[digest.function]})
     trees.add(digest, re_pb2.Tree, contents)
     return contents
+
+
+def _files_in(encoded_tree: bytes, function: DigestFunction) -> frozenset[Digest]:
+    """Raises DecodeError, and MalformedRequest for a digest that is none."""
+    tree = re_pb2.Tree.FromString(encoded_tree)
+    files = {Digest.from_proto(file.digest, function) for file in tree.root.files}
+    for directory in tree.children:
+        files.update([Digest.from_proto(file.digest, function) for file in directory.files])
+    return frozenset(files - {EMPTY[function]})
 
 
 async def _blobs_of_directory(root: Digest, store: BlobStore, trees: TreeContents) -> frozenset[Digest] | None:

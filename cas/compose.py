@@ -39,7 +39,9 @@ class Verified:
         self._inner = inner
 
     async def find_missing(self, digests: Iterable[Digest]) -> set[Digest]:
-        return await self._inner.find_missing([digest for digest in digests if not is_empty(digest)])
+        return await self._inner.find_missing(
+            [digest for digest in digests if digest.size_bytes or not is_empty(digest)]
+        )
 
     async def read_many(self, digests: Sequence[Digest]) -> dict[Digest, bytes]:
         blobs = await self._inner.read_many([digest for digest in digests if not is_empty(digest)])
@@ -146,6 +148,10 @@ class Tiered:
         for fill in self._fills.values():
             fill.task.cancel()
         await self._tasks.__aexit__(None, None, None)
+        for fill in self._fills.values():
+            # Cancelled before it began, so that it could not say so itself.
+            fill.ended.set()
+            fill.changed.set()
 
     async def find_missing(self, digests: Iterable[Digest]) -> set[Digest]:
         return await self._slow.find_missing(digests)

@@ -177,6 +177,16 @@ async def test_damage_found_on_the_way_starts_a_fresh_file(tmp_path: Path) -> No
     assert (tmp_path / "results.sqlite3.damaged").exists()
 
 
+async def test_a_result_that_does_not_parse_is_not_found_and_can_be_replaced(tmp_path: Path) -> None:
+    async with opened(tmp_path) as cache:
+        await cache.put(key("a"), result())
+        cache._database.execute("UPDATE results SET result = x'ffffff'")
+
+        assert await known(cache, "a") == ""
+        await cache.put(key("a"), result())
+        assert await known(cache, "a") == "a"
+
+
 async def test_a_full_disk_is_a_full_store(tmp_path: Path) -> None:
     async with opened(tmp_path) as cache:
         await cache.put(key("a"), result())

@@ -12,6 +12,7 @@ from cas.complete import MAX_TREE_BYTES, TreeContents
 from cas.digest import EMPTY, Digest, DigestFunction
 from cas.errors import ActionResultNotFound, MalformedRequest
 from cas.memory import MemoryStore
+from cas.store import SMALL_BLOB_BYTES
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
 KEY = ActionKey("", Digest.of(b"action"))
@@ -163,6 +164,20 @@ async def test_a_malformed_directory_counts_as_missing(directory: bytes) -> None
     result = re_pb2.ActionResult(output_directories=[re_pb2.OutputDirectory(root_directory_digest=digest.to_proto())])
 
     assert await missing_of(result, store, SHA256) == {digest}
+
+
+async def test_every_file_of_a_tree_of_many_thousands_is_checked() -> None:
+    store = MemoryStore()
+    files = [
+        re_pb2.FileNode(name=str(number), digest=re_pb2.Digest(hash=f"{number:064x}", size_bytes=1))
+        for number in range(20_000)
+    ]
+    tree = re_pb2.Tree(root=re_pb2.Directory(files=files[:5000]), children=[re_pb2.Directory(files=files[5000:])])
+    digest = await keep(store, tree.SerializeToString())
+    assert digest.size_bytes > SMALL_BLOB_BYTES
+    result = re_pb2.ActionResult(output_directories=[re_pb2.OutputDirectory(tree_digest=digest.to_proto())])
+
+    assert await missing_of(result, store, SHA256) == {Digest(f"{number:064x}", 1) for number in range(20_000)}
 
 
 async def test_a_tree_that_is_too_large_to_read_counts_as_missing() -> None:

@@ -267,6 +267,17 @@ async def test_a_large_blob_that_nobody_has_is_missing_for_all_who_ask() -> None
     assert [type(failure) for failure in failures] == [BlobNotFound] * 3
 
 
+async def test_a_reader_cancelled_before_the_fill_began_leaves_no_one_waiting() -> None:
+    slow, fast = MemoryStore(), MemoryStore()
+    digest, data = blob(3 * MIB)
+    await slow.put(digest, in_chunks(data))
+    async with asyncio.timeout(30), Tiered(fast, slow) as store:
+        first = asyncio.ensure_future(read(store, digest))
+        await asyncio.sleep(0)
+        first.cancel()
+        assert await read(store, digest) == data
+
+
 async def test_closing_ends_a_fill_under_way() -> None:
     slow, fast = Watched(MemoryStore()), MemoryStore()
     digest, data = blob(4 * MIB)
