@@ -281,3 +281,50 @@ async def test_a_broken_disk_fails_the_blob_and_not_the_batch(tmp_path: Path, mo
         assert {digest: type(failure) for digest, failure in failures.items()} == {bad: Internal}
         assert await store.find_missing([bad, good]) == {bad}
         assert store.used_bytes == charge(good.size_bytes)
+
+
+async def test_a_large_blob_that_cannot_be_synced_never_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest, data = blob(3 * MIB)
+    async with DiskStore(tmp_path, BOUND) as store:
+        with monkeypatch.context() as broken:
+            broken.setattr("cas.disk_transfer.os.fsync", failing(OSError(errno.EIO, "Input/output error")))
+            with pytest.raises(OSError, match="Input/output error"):
+                await store.put(digest, in_chunks(data))
+
+        assert await store.find_missing([digest]) == {digest}
+        assert files_below(tmp_path) == set()
+        assert store.used_bytes == 0
+
+
+@pytest.mark.parametrize("size_bytes", [500_000, 3 * MIB])
+async def test_a_put_cancelled_while_a_thread_writes_waits_for_it_and_leaves_no_half_blob(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
+) -> None:
+    digest, data = blob(size_bytes)
+    writing, go_on = threading.Event(), threading.Event()
+    write = os.write
+
+    def write_slowly(descriptor: int, some: bytes) -> int:
+        writing.set()
+        go_on.wait(10)
+        return write(descriptor, some)
+
+    async with asyncio.timeout(30), DiskStore(tmp_path, BOUND) as store:
+        with monkeypatch.context() as slow:
+            slow.setattr("cas.blob_directory.os.write", write_slowly)
+            put = asyncio.ensure_future(store.put(digest, in_chunks(data)))
+            await asyncio.to_thread(writing.wait, 10)
+            put.cancel()
+            put.cancel()
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await put
+
+        # The thread had all of the small blob: that one is whole, and counted.
+        whole = size_bytes < MIB
+        assert await store.find_missing([digest]) == (set() if whole else {digest})
+        assert len(files_below(tmp_path)) == len(store) == int(whole)
+        await store.put(digest, in_chunks(data))
+        assert await read(store, digest) == data
