@@ -221,8 +221,8 @@ async def test_the_first_reader_gets_the_first_piece_before_the_blob_has_come() 
         assert b"".join([piece async for piece in pieces]) == data[MIB:]
 
 
-async def test_a_slow_reader_does_not_hold_up_the_others() -> None:
-    slow, fast = Watched(MemoryStore()), MemoryStore()
+async def test_a_slow_reader_neither_holds_up_the_others_nor_fills_the_memory() -> None:
+    slow, fast = Watched(MemoryStore()), Watched(MemoryStore())
     digest, data = blob((LEAD_CHUNKS + 4) * MIB)
     await slow.put(digest, in_chunks(data))
     async with asyncio.timeout(30), Tiered(fast, slow) as store, store.open(digest) as pieces:
@@ -230,6 +230,8 @@ async def test_a_slow_reader_does_not_hold_up_the_others() -> None:
         assert await read(store, digest) == data
         assert first + b"".join([piece async for piece in pieces]) == data
     assert slow.reads == [digest]
+    # Two looked in vain; then both read from it, the slow reader because no more than LEAD_CHUNKS are kept for him.
+    assert fast.reads == [digest] * 4
 
 
 async def test_a_first_reader_who_leaves_takes_nothing_from_the_others() -> None:
