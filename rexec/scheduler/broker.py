@@ -329,7 +329,10 @@ class Broker:
             if state == "ready":
                 slots += worker.slots
                 busy += min(worker.slots, worker.holding)
-        waiting = {str(fit.requirement): fit.waiting for fit in fleet.fits.values() if fit.lines}
+        waiting: dict[str, int] = {}
+        for fit in fleet.fits.values():
+            if fit.lines:  # several instances may have the same requirement
+                waiting[str(fit.requirement)] = waiting.get(str(fit.requirement), 0) + fit.waiting
         executing = len(self._queue.tasks) - sum(waiting.values())
         return Snapshot(waiting, executing, len(self._queue.operations), states, slots, busy)
 

@@ -56,7 +56,10 @@ def unmatched(requirement: Requirement, offers: Iterable[tuple[Offer, int]]) -> 
 
     `offers` are the offers at hand with the number of workers behind each, none of which fits.
     """
-    serving = [(offer, workers) for offer, workers in offers if offer.serves(requirement.instance_name) and workers]
+    attached = [(offer, workers) for offer, workers in offers if workers]
+    if not attached:
+        return "no worker is attached"
+    serving = [(offer, workers) for offer, workers in attached if offer.serves(requirement.instance_name)]
     if not serving:
         return f"no worker is attached that serves instance {requirement.instance_name!r}"
     for name, value in sorted(requirement.pairs):

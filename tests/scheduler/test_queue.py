@@ -178,7 +178,7 @@ class TestPlatform:
 
     def test_26_every_waiting_operation_has_a_reason(self, rules: Driver) -> None:
         waiting = rules.submit(pairs=LINUX)
-        assert rules.reason(waiting) == "no worker is attached that serves instance ''"
+        assert rules.reason(waiting) == "no worker is attached"
         worker = rules.attach(slots=1, credit=0)
         assert rules.reason(waiting) == "all 1 slots that fit OSFamily=linux are busy; 1 actions wait for them"
         rules.do(e.Draining(worker))
@@ -425,6 +425,20 @@ class TestCancelling:
         rules.do(e.Cancel(name))
         assert rules.do(e.Cancel(name)) == []
 
+    @pytest.mark.parametrize("still_held", [True, False])
+    def test_12_a_lease_revoked_while_its_worker_was_away_takes_up_no_slot(
+        self, rules: Driver, still_held: bool
+    ) -> None:
+        worker = rules.attach("w1")
+        name = rules.submit()
+        held = rules.leases(worker)
+        rules.do(e.WorkerDetached(worker))
+        rules.do(e.Cancel(name))
+        rules.attach("w1", held=held if still_held else [])
+        assert of_kind(rules.effects, e.WorkerWelcomed)[-1].unknown == tuple(held if still_held else [])
+        assert rules.running_on(rules.submit()) == "w1"
+        assert rules.queue.fleet.workers[worker].free_slots == 0
+
     def test_12_a_result_that_was_faster_than_the_revocation_is_dropped(self, rules: Driver) -> None:
         worker = rules.attach()
         name = rules.submit()
@@ -486,6 +500,14 @@ class TestCancelling:
         rules.pass_time(rules.settings.abandon_seconds * 3)
         assert rules.operation(mine).stage is Stage.EXECUTING
         assert rules.operation(theirs).stage is Stage.EXECUTING
+
+    def test_11_who_looks_at_a_cancelled_operation_keeps_nobodys_run_alive(self, rules: Driver) -> None:
+        cancelled, abandoned = rules.submit("same"), rules.submit("same")
+        rules.do(e.Cancel(cancelled))
+        rules.do(e.WaiterLeft(abandoned))
+        rules.do(e.WaiterJoined(cancelled))
+        rules.pass_time(rules.settings.abandon_seconds)
+        assert rules.operation(abandoned).stage is Stage.COMPLETED
 
     def test_11_one_that_nobody_ever_waited_for_is_cancelled_too(self, rules: Driver) -> None:
         name = rules.submit(watched=False)

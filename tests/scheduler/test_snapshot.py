@@ -1,0 +1,27 @@
+"""The numbers that metrics and displays are made from."""
+
+from __future__ import annotations
+
+from rexec.scheduler.observer import Snapshot
+from tests.scheduler.world import World
+
+
+async def test_an_empty_scheduler(world: World) -> None:
+    workers = {"ready": 0, "draining": 0, "away": 0}
+    assert world.broker.snapshot() == Snapshot({}, 0, 0, workers, 0, 0)
+
+
+async def test_waiting_is_counted_by_platform_over_all_instances(world: World) -> None:
+    linux = await world.action(platform=[("OSFamily", "linux")])
+    for instance_name in ("main", ""):
+        await world.execute(linux, instance_name=instance_name).next()
+    await world.execute(await world.action("anywhere")).next()
+    assert world.broker.snapshot().waiting == {"OSFamily=linux": 2, "any platform": 1}
+
+
+async def test_slots_and_runs_are_counted(world: World) -> None:
+    worker = await world.worker(slots=4)
+    await world.execute(await world.action()).next()
+    await worker.lease()
+    snapshot = world.broker.snapshot()
+    assert (snapshot.slots, snapshot.busy_slots, snapshot.executing, snapshot.operations) == (4, 1, 1, 1)
