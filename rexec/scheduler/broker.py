@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Protocol, Self, assert_never, cast
 from uuid import uuid4
 
@@ -86,9 +85,7 @@ class Broker:
         await self._tasks.__aenter__()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """End every stream with UNAVAILABLE: clients and workers come back to whoever is next."""
         self._closed = True
         if self._timer is not None:
@@ -100,7 +97,8 @@ class Broker:
                 event.set()
         for task in self._running:
             task.cancel()
-        await self._tasks.__aexit__(kind, error, traceback)
+        # Not told of the block's own failure: it would come out inside an ExceptionGroup.
+        await self._tasks.__aexit__(None, None, None)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work`, which lets no exception out, until it ends or the broker stops."""

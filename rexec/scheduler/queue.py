@@ -16,7 +16,6 @@ another lease than the present one changes nothing.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -25,7 +24,9 @@ from cas.errors import Cancelled, NoWorkerFits, OperationNotFound, QueueFull, Wo
 from rexec.scheduler import events as e
 from rexec.scheduler.deadlines import Deadlines, Due
 from rexec.scheduler.fleet import Fleet
-from rexec.scheduler.platform import Requirement, unmatched
+from rexec.scheduler.platform import Requirement
+from rexec.scheduler.reason import reason_of
+from rexec.scheduler.retention import Retention
 from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.task import Failure, HeldLease, Hold, Lease, Operation, Outcome, Stage, Task, Worker
 
@@ -45,8 +46,7 @@ class Queue:
         """Tasks that an equal action may join."""
         self.queued_operations = 0
         """Live operations in stage QUEUED."""
-        self.completed: deque[tuple[float, str]] = deque()
-        """When each operation ended, oldest first; some have been forgotten since."""
+        self._retention = Retention(settings.retain_seconds, settings.max_retained_operations)
         self._settings = settings
         self._deadlines = Deadlines()
         self._known_names = set(settings.known_properties)
@@ -101,26 +101,12 @@ class Queue:
 
     def next_deadline(self) -> float | None:
         """When a Tick is due, None if time alone changes nothing."""
-        first = self._deadlines.first()
-        if self.completed:
-            forget_at = self.completed[0][0] + self._settings.retain_seconds
-            return forget_at if first is None else min(first, forget_at)
-        return first
+        deadlines = (self._deadlines.first(), self._retention.first())
+        return min((when for when in deadlines if when is not None), default=None)
 
     def reason(self, task: Task) -> str:
         """Why a task waits, for the person who waits for it; empty once it has a worker."""
-        if task.place is None:
-            return "" if task.lease is None or task.lease.started else f"next on worker {task.lease.worker.name}"
-        requirement = task.candidate.requirement
-        fit = self.fleet.fit(requirement)
-        if not fit.workers:
-            offers = ((worker.offer, 1) for worker in self.fleet.workers.values())
-            return unmatched(requirement, offers)
-        if not fit.has_other(task.excluded):
-            if not task.excluded:
-                return "every worker that fits is leaving or away"
-            return f"waiting for another worker than {', '.join(sorted(task.excluded))}"
-        return f"all {fit.slots} slots that fit {requirement} are busy; {fit.waiting} actions wait for them"
+        return reason_of(task, self.fleet)
 
     # Clients
 
@@ -239,14 +225,13 @@ class Queue:
         self._retain(operation, now)
 
     def _retain(self, operation: Operation, now: float) -> None:
-        self.completed.append((now, operation.name))
-        while len(self.completed) > self._settings.max_retained_operations:
-            self._forget_oldest()
+        self._retention.add(operation.name, now)
+        self._forget_due(now)
 
-    def _forget_oldest(self) -> None:
-        _completed_at, name = self.completed.popleft()
-        if self.operations.pop(name, None) is not None:
-            self._effects.append(e.OperationForgotten(name))
+    def _forget_due(self, now: float) -> None:
+        for name in self._retention.pop_due(now):
+            if self.operations.pop(name, None) is not None:
+                self._effects.append(e.OperationForgotten(name))
 
     # Waiting and leases
 
@@ -471,8 +456,7 @@ class Queue:
                         self._reconsider(task, now)
                 case Due.SETTLED:
                     self._settle(now)
-        while self.completed and self.completed[0][0] + self._settings.retain_seconds <= now:
-            self._forget_oldest()
+        self._forget_due(now)
 
     def _reconsider(self, task: Task, now: float) -> None:
         """A task has avoided some workers for long enough, unless there are others."""
