@@ -14,7 +14,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from cas.digest import Digest
@@ -111,9 +110,7 @@ class Uploads:
         self._watcher = self._tasks.create_task(self._watch(), name="give up parked uploads")
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._watcher is not None:
             self._watcher.cancel()
         for key in list(self._parked):
@@ -122,7 +119,8 @@ class Uploads:
             if upload.partial is not None:
                 upload.partial.discard()
                 upload.partial = None
-        await self._tasks.__aexit__(kind, error, trace)
+        # Not told of the block's own failure: it would come out inside an ExceptionGroup.
+        await self._tasks.__aexit__(None, None, None)
 
     def __len__(self) -> int:
         """How many uploads have begun and not ended."""
