@@ -33,6 +33,8 @@ class CapturedStream:
         self.size_bytes = 0
         """Bytes kept so far, in memory and in the file together."""
         self.dropped_bytes = 0
+        self.spilled = False
+        """Whether the bytes are in the file at `spill_path`; else `kept` has them all."""
         self._kept = bytearray()
         self._spill_fd = -1
         self._null_fd = -1
@@ -60,16 +62,9 @@ class CapturedStream:
             raise self._failure
 
     @property
-    def spilled(self) -> bool:
-        """Whether the bytes are in the file at `spill_path`; else `kept` has them all."""
-        return self._spilled
-
-    _spilled = False
-
-    @property
     def kept(self) -> bytes:
         """The whole output, if it was short; else nothing."""
-        return b"" if self._spilled else bytes(self._kept)
+        return b"" if self.spilled else bytes(self._kept)
 
     def close(self) -> None:
         """Give back the descriptors; what was captured stays."""
@@ -101,23 +96,29 @@ class CapturedStream:
     def _move(self) -> int:
         """Move one pipe's worth; 0 when there is nothing to move now, or ever."""
         try:
-            count = self._move_once()
+            count = self._move_or_drop()
         except BlockingIOError:
             return 0
+        if count == 0:
+            self._stop_reading()  # end of the pipe: an event loop would report it as readable for ever
+        return count
+
+    def _move_or_drop(self) -> int:
+        try:
+            return self._move_once()
+        except BlockingIOError:
+            raise
         except OSError as failure:
             # No space, or a broken disk. The action must not hang on a full pipe: go on reading into nothing, and say so at
             # the end.
             self._failure = self._failure or failure
-            count = self._drop()
-        if count == 0:
-            self._stop_reading()  # end of the pipe: an event loop would report it as readable for ever
-        return count
+            return self._drop()
 
     def _move_once(self) -> int:
         room = self.max_bytes - self.size_bytes
         if room <= 0 or self._failure is not None:
             return self._drop()
-        if not self._spilled:
+        if not self.spilled:
             room_in_memory = min(room, MEMORY_BYTES - len(self._kept))
             if room_in_memory > 0:
                 data = os.read(self._read_fd, room_in_memory)
@@ -125,13 +126,13 @@ class CapturedStream:
                 self.size_bytes += len(data)
                 return len(data)
             self._start_spill()
-        count = os.splice(self._read_fd, self._spill_fd, min(room, _TURN_BYTES))
+        count = _splice(self._read_fd, self._spill_fd, min(room, _TURN_BYTES))
         self.size_bytes += count
         return count
 
     def _start_spill(self) -> None:
         self._spill_fd = os.open(self.spill_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._spilled = True
+        self.spilled = True
         view = memoryview(self._kept)
         while view:
             view = view[os.write(self._spill_fd, view) :]
@@ -142,12 +143,15 @@ class CapturedStream:
         if self._null_fd < 0:
             with suppress(OSError):
                 self._null_fd = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            if self._null_fd >= 0:
-                count = os.splice(self._read_fd, self._null_fd, _TURN_BYTES)
-            else:
-                count = len(os.read(self._read_fd, MEMORY_BYTES))
-        except BlockingIOError:
-            return 0
+        if self._null_fd >= 0:
+            count = _splice(self._read_fd, self._null_fd, _TURN_BYTES)
+        else:
+            count = len(os.read(self._read_fd, MEMORY_BYTES))
         self.dropped_bytes += count
         return count
+
+
+def _splice(source: int, target: int, count: int) -> int:
+    """Move at most `count` bytes; raises BlockingIOError if there are none. The flag is needed although `source` is in
+    non-blocking mode: for the reading side splice(2) looks at the flag only."""
+    return os.splice(source, target, count, flags=os.SPLICE_F_NONBLOCK)

@@ -162,45 +162,51 @@ class Workspace:
             delete_tree(path)
 
 
+_LONG_PATH_BYTES = 2_000
+"""Directories with longer paths are moved up before they are emptied: a system call takes at most 4,095 bytes (PATH_MAX)."""
+
+
 def delete_tree(path: str) -> None:
     """Delete whatever is at `path`: directories of mode 000, paths longer than PATH_MAX and symlinks included.
 
-    A directory that is not empty is moved up beside `path` and emptied there, so that no path gets longer than the first
-    and no recursion deeper, however deep the tree. Symlinks are deleted, never followed. What cannot be deleted is logged.
+    Depth is no trouble: there is no recursion, and a directory far down is moved beside `path` and emptied there. Symlinks are
+    deleted, never followed. What cannot be deleted is logged and left.
     """
-    waiting = [path]
     beside = os.path.dirname(path)
+    emptied: set[str] = set()
+    waiting = [path]
     while waiting:
         directory = waiting.pop()
         try:
-            if not stat.S_ISDIR(os.lstat(directory).st_mode):
+            if directory in emptied:
+                os.rmdir(directory)
+            elif stat.S_ISDIR(os.lstat(directory).st_mode):
+                emptied.add(directory)
+                waiting.append(directory)  # again, after what it holds
+                waiting += _empty(directory, beside)
+            else:
                 os.unlink(directory)
-                continue
-            moved = _empty(directory, beside)
-            os.rmdir(directory)
-            waiting += moved
         except FileNotFoundError:
             continue
         except OSError as failure:
-            _log.warning("could not delete", path=directory, failure=str(failure))
+            _log.warning("could not delete", path=directory[:200], failure=str(failure)[:300])
 
 
 def _empty(directory: str, beside: str) -> list[str]:
-    """Delete the files in `directory` and move its directories to `beside`; returns where they are now."""
-    moved = []
+    """Delete the files in `directory`; returns its directories, moved to `beside` if their paths are long."""
     with suppress(PermissionError):
         os.chmod(directory, 0o700)
+    directories = []
     with os.scandir(directory) as entries:
         for entry in entries:
             if not entry.is_dir(follow_symlinks=False):
                 os.unlink(entry.path)
-                continue
-            try:
-                os.rmdir(entry.path)  # many are empty
-            except OSError:
+            elif len(entry.path) < _LONG_PATH_BYTES:
+                directories.append(entry.path)
+            else:
                 with suppress(PermissionError):
                     os.chmod(entry.path, 0o700)  # its ".." changes, for which it must be writable
                 target = f"{beside}/{os.urandom(12).hex()}"
                 os.rename(entry.path, target)
-                moved.append(target)
-    return moved
+                directories.append(target)
+    return directories

@@ -1,0 +1,261 @@
+"""The agent and its stream: credit, results kept until acknowledged, revoking, reconnecting, leaving (behaviours 12, 24)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from cas.digest import Digest
+from cas.memory import MemoryStore
+from protos.rexec.worker.v1 import worker_pb2
+from rexec.worker.agent import Agent
+from tests.worker.actions import Inputs, Worker, make_context
+from tests.worker.scheduler import SECONDS, Scheduler, Stream
+
+Finished = worker_pb2.Finished
+
+
+class Rig:
+    """An agent that runs, and the scheduler it talks to."""
+
+    def __init__(self, worker: Worker, agent: Agent, scheduler: Scheduler, gate: Path) -> None:
+        self.worker = worker
+        self.agent = agent
+        self.scheduler = scheduler
+        self.gate = gate
+
+    async def blocking(self, **options: Any) -> worker_pb2.Lease:
+        """An action that runs until `open_gate`."""
+        script = f"until [ -e {self.gate} ]; do sleep 0.02; done; echo done"
+        return await self.worker.lease("/bin/sh", "-c", script, **options)
+
+    def open_gate(self) -> None:
+        self.gate.write_bytes(b"")
+
+    async def attached(self) -> Stream:
+        stream = await self.scheduler.stream()
+        await stream.hello()
+        return stream
+
+
+def phases(stream: Stream) -> set[tuple[str, int]]:
+    """Of all leases, as far as they were told."""
+    return {(m.progress.lease_id, m.progress.phase) for m in stream.seen if m.HasField("progress")}
+
+
+@pytest_asyncio.fixture
+async def rig(tmp_path: Path, store: MemoryStore) -> AsyncIterator[Rig]:
+    context = await make_context(tmp_path / "work", store, properties={"pool": ["a", "b"]}, reconnect_min_seconds=0.001)
+    scheduler = Scheduler()
+    agent = Agent(context, scheduler.dial, "session")
+    gate = tmp_path / "gate"
+    running = asyncio.create_task(agent.run())
+    try:
+        yield Rig(Worker(context, Inputs(store), tmp_path / "work"), agent, scheduler, gate)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        context.workspace.close()
+
+
+async def test_hello_says_what_the_worker_offers(rig: Rig) -> None:
+    hello = await (await rig.scheduler.stream()).hello()
+    assert (hello.worker_name, hello.session_id, hello.slots) == ("w", "session", 2)
+    offered = [(each.name, each.value) for each in hello.properties]
+    assert ("OSFamily", "linux") in offered
+    assert [value for name, value in offered if name == "pool"] == ["a", "b"]
+
+
+async def test_credit_is_free_slots_and_one_place_for_prefetching(rig: Rig) -> None:
+    stream = await rig.attached()
+    assert (await stream.credit(3)).leases_received == 0
+    lease = await rig.worker.lease("/bin/true")
+    stream.lease(lease)
+    finished = await stream.finished()
+    assert finished.action_result.exit_code == 0
+    credits = [message.credit for message in stream.seen if message.HasField("credit")]
+    assert (credits[-1].leases, credits[-1].leases_received) == (3, 1)
+
+
+async def test_24_outputs_are_stored_before_the_end_is_told(rig: Rig) -> None:
+    stream = await rig.attached()
+    stream.lease(await rig.worker.lease("/bin/sh", "-c", "echo x > f", output_paths=["f"]))
+    finished = await stream.finished()
+    assert Digest.from_proto(finished.action_result.output_files[0].digest) in rig.worker.store.blobs
+
+
+async def test_a_third_lease_is_prefetched_and_runs_when_a_slot_is_free(rig: Rig) -> None:
+    stream = await rig.attached()
+    leases = [await rig.blocking(inputs={"f": str(n).encode()}) for n in range(3)]
+    for lease in leases:
+        stream.lease(lease)
+    await stream.until(lambda m: m.progress.lease_id == leases[2].lease_id and m.progress.phase == 2)
+    running = {m.progress.lease_id for m in stream.seen if m.progress.phase == worker_pb2.Progress.RUNNING}
+    assert leases[2].lease_id not in running
+    rig.open_gate()
+    await stream.running(leases[2].lease_id)
+
+
+async def test_12_a_revoked_lease_is_killed_and_said_to_be(rig: Rig) -> None:
+    stream = await rig.attached()
+    lease = await rig.worker.lease("/bin/sh", "-c", "trap '' TERM; sleep 1000 & sleep 1000")
+    stream.lease(lease)
+    await stream.running(lease.lease_id)
+    stream.revoke(lease)
+    finished = await stream.finished()
+    assert (finished.failure, finished.message) == (Finished.REVOKED, "cancelled")
+    stream.revoke(lease)
+    stream.acknowledge(finished)
+    await stream.credit(3)
+
+
+async def test_a_revoke_right_behind_its_lease_is_answered(rig: Rig) -> None:
+    stream = await rig.attached()
+    lease = await rig.worker.lease("/bin/sleep", "1000")
+    stream.lease(lease)
+    stream.revoke(lease)
+    assert (await stream.finished()).failure == Finished.REVOKED
+
+
+async def test_a_revoke_of_something_unknown_is_answered(rig: Rig) -> None:
+    stream = await rig.attached()
+    stream.revoke(worker_pb2.Lease(lease_id="never seen", epoch=3))
+    assert (await stream.finished("never seen")).failure == Finished.REVOKED
+
+
+async def test_a_broken_stream_stops_nothing_and_results_are_told_again(rig: Rig) -> None:
+    stream = await rig.attached()
+    quick, slow = await rig.worker.lease("/bin/echo", "quick"), await rig.blocking()
+    stream.lease(quick)
+    first = await stream.finished(quick.lease_id)
+    stream.lease(slow)
+    await stream.running(slow.lease_id)
+    stream.cut()
+    again = await rig.scheduler.stream()
+    hello = await again.hello()
+    assert {(held.lease_id, held.epoch) for held in hello.held} == {(quick.lease_id, 1), (slow.lease_id, 1)}
+    repeated = await again.finished(quick.lease_id)
+    assert repeated == first
+    again.acknowledge(repeated)
+    rig.open_gate()
+    finished = await again.finished(slow.lease_id)
+    assert finished.action_result.exit_code == 0
+    again.acknowledge(finished)
+    again.cut()
+    third = await rig.scheduler.stream()
+    assert not (await third.hello()).held
+
+
+async def test_leases_that_are_somebody_elses_by_now_are_stopped_in_silence(rig: Rig) -> None:
+    stream = await rig.attached()
+    lost, kept = await rig.blocking(), await rig.blocking()
+    stream.lease(lost)
+    stream.lease(kept)
+    await stream.running(kept.lease_id)
+    stream.cut()
+    again = await rig.scheduler.stream()
+    await again.hello(unknown=[worker_pb2.HeldLease(lease_id=lost.lease_id, epoch=lost.epoch)])
+    await again.credit(2)
+    rig.open_gate()
+    await again.finished(kept.lease_id)
+    assert not [m for m in again.seen if m.finished.lease_id == lost.lease_id]
+
+
+async def test_the_same_lease_with_another_epoch_is_another_lease(rig: Rig) -> None:
+    stream = await rig.attached()
+    lease = await rig.blocking()
+    stream.lease(lease)
+    stream.lease(lease)
+    await stream.running(lease.lease_id)
+    newer = worker_pb2.Lease()
+    newer.CopyFrom(lease)
+    newer.epoch = 2
+    stream.lease(newer)
+    await stream.running(lease.lease_id)
+    stream.revoke(lease)
+    assert (await stream.finished()).epoch == 1
+    rig.open_gate()
+    assert (await stream.finished()).epoch == 2
+
+
+async def test_a_first_message_that_is_no_welcome_ends_the_stream(rig: Rig) -> None:
+    stream = await rig.scheduler.stream()
+    await stream.until(lambda m: m.HasField("hello"))
+    stream.down.put_nowait(worker_pb2.ToWorker())
+    await rig.attached()
+
+
+@pytest.mark.parametrize("told_by", ["signal", "scheduler"])
+async def test_draining_finishes_what_runs_and_hands_back_the_rest(rig: Rig, told_by: str) -> None:
+    stream = await rig.attached()
+    leases = [await rig.blocking() for _ in range(3)]
+    for lease in leases:
+        stream.lease(lease)
+    await stream.until(
+        lambda _: phases(stream) >= {(leases[0].lease_id, 3), (leases[1].lease_id, 3), (leases[2].lease_id, 2)}
+    )
+    if told_by == "signal":
+        rig.agent.drain("SIGTERM", 60)
+    else:
+        drain = worker_pb2.Drain(reason="scale in")
+        drain.grace.FromSeconds(60)
+        stream.down.put_nowait(worker_pb2.ToWorker(drain=drain))
+    assert (await stream.finished(leases[2].lease_id)).failure == Finished.BACK_PRESSURE
+    assert any(m.HasField("draining") for m in stream.seen)
+    late = await rig.blocking()
+    stream.lease(late)
+    refused = await stream.finished(late.lease_id)
+    assert refused.failure == Finished.BACK_PRESSURE
+    rig.open_gate()
+    for _ in leases[:2]:
+        finished = await stream.finished()
+        assert (finished.failure, finished.action_result.exit_code) == (Finished.NONE, 0)
+        stream.acknowledge(finished)
+        await asyncio.sleep(0)
+    stream.acknowledge(Finished(lease_id=leases[2].lease_id, epoch=1))
+    async with asyncio.timeout(SECONDS):
+        await rig.agent._gone.wait()
+
+
+async def test_what_does_not_end_within_the_grace_is_handed_back(rig: Rig) -> None:
+    stream = await rig.attached()
+    lease = await rig.worker.lease("/bin/sleep", "1000")
+    stream.lease(lease)
+    await stream.running(lease.lease_id)
+    rig.agent.drain("SIGTERM", 0)
+    finished = await stream.finished()
+    assert finished.failure == Finished.BACK_PRESSURE
+    stream.acknowledge(finished)
+    async with asyncio.timeout(SECONDS):
+        await rig.agent._gone.wait()
+
+
+async def test_an_idle_worker_leaves_at_once(rig: Rig) -> None:
+    await rig.attached()
+    rig.agent.drain("SIGTERM", 60)
+    assert rig.agent._gone.is_set()
+
+
+async def test_heartbeats_tell_how_the_machine_is(rig: Rig) -> None:
+    stream = await rig.attached()
+    beat = (await stream.until(lambda m: m.HasField("heartbeat"))).heartbeat
+    assert beat.free_disk_bytes > 0
+    assert beat.available_memory_bytes > 0
+
+
+async def test_an_unforeseen_failure_costs_one_lease_and_not_the_agent(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = await rig.attached()
+    with monkeypatch.context() as patch:
+        patch.setattr("rexec.worker.action.lay_out", lambda *_: 1 / 0)
+        stream.lease(await rig.worker.lease("/bin/true"))
+        assert (await stream.finished()).failure == Finished.INFRASTRUCTURE
+    lease = await rig.worker.lease("/bin/true")
+    stream.lease(lease)
+    assert (await stream.finished(lease.lease_id)).failure == Finished.NONE

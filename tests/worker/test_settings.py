@@ -1,0 +1,34 @@
+"""Settings that make no sense are refused with the value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rexec.worker.settings import WorkerSettings
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("slots", 0),
+        ("prefetch_leases", -1),
+        ("cache_max_bytes", 0),
+        ("stdout_max_bytes", 0),
+        ("kill_grace_seconds", -1.0),
+        ("drain_grace_seconds", -0.5),
+        ("reconnect_min_seconds", 0.0),
+        ("reconnect_max_seconds", 0.01),
+        ("environment", {"A=B": "x"}),
+        ("environment", {"": "x"}),
+    ],
+)
+def test_a_value_out_of_range_is_named(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{field} is .*expected"):
+        WorkerSettings(**{field: value})
+
+
+def test_the_name_is_that_of_the_host_and_process_unless_given() -> None:
+    assert WorkerSettings(name="a").worker_name == "a"
+    assert "-" in WorkerSettings().worker_name
