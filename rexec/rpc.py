@@ -150,7 +150,7 @@ class RpcServer:
 
     def _gathering(self, method: Method, implementation: Callable[..., Awaitable[Message]]) -> Any:
         async def call(requests: AsyncIterator[bytes], context: ServicerContext) -> bytes:
-            return await self._answer(method, context, lambda ctx: implementation(_each_parsed(method, requests), ctx))
+            return await self._answer(method, context, lambda ctx: implementation(_EachParsed(method, requests), ctx))
 
         return call
 
@@ -162,7 +162,7 @@ class RpcServer:
 
     def _conversing(self, method: Method, implementation: Callable[..., AsyncGenerator[Message, None]]) -> Any:
         async def call(requests: AsyncIterator[bytes], context: ServicerContext) -> None:
-            await self._stream(method, context, lambda ctx: implementation(_each_parsed(method, requests), ctx))
+            await self._stream(method, context, lambda ctx: implementation(_EachParsed(method, requests), ctx))
 
         return call
 
@@ -252,9 +252,21 @@ def _parsed(method: Method, data: bytes) -> Message:
         ) from error
 
 
-async def _each_parsed(method: Method, requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
-    async for data in requests:
-        yield _parsed(method, data)
+class _EachParsed:
+    """The messages of a request stream. A class and not a generator: one that is left before its end, as by a Write of a
+    blob that exists, would cost a task to close it."""
+
+    __slots__ = ("_method", "_next")
+
+    def __init__(self, method: Method, requests: AsyncIterator[bytes]) -> None:
+        self._method = method
+        self._next = aiter(requests).__anext__
+
+    def __aiter__(self) -> AsyncIterator[Message]:
+        return self
+
+    async def __anext__(self) -> Message:
+        return _parsed(self._method, await self._next())
 
 
 MAX_DETAILS_BYTES = 6 << 10
