@@ -20,7 +20,15 @@ import structlog
 from google.protobuf import timestamp_pb2
 
 from cas.digest import Digest, DigestFunction, function_for
-from cas.errors import ActionTimedOut, FailedPrecondition, InputsMissing, MalformedRequest, StatusError, Unavailable
+from cas.errors import (
+    ActionTimedOut,
+    DigestMismatch,
+    FailedPrecondition,
+    InputsMissing,
+    MalformedRequest,
+    StatusError,
+    Unavailable,
+)
 from cas.store import BlobStore
 from cas.tree import DirectoryCache, load_tree
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
@@ -134,7 +142,9 @@ class LeasedAction:
                 absent = await store.find_missing(files) if files else set()
                 raise InputsMissing(sorted(absent | tree.missing, key=lambda digest: digest.hash))
             return inputs_of(tree)
-        except (InputsMissing, MalformedRequest):
+        except (InputsMissing, MalformedRequest) as failure:
+            if isinstance(failure, DigestMismatch):  # the store gave wrong bytes, which is not the client's fault
+                raise WorkerFault(f"cannot read the input root: {failure}") from failure
             raise
         except StatusError as failure:
             raise WorkerFault(f"cannot read the input root: {failure}") from failure

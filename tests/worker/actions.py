@@ -109,7 +109,7 @@ class Worker:
         return worker_pb2.Lease(
             lease_id=f"lease-{next(self._numbers)}",
             epoch=1,
-            digest_function=self.inputs.function.value,  # type: ignore[arg-type]
+            digest_function=self.inputs.function.value,
             action=re_pb2.Action(input_root_digest=root.to_proto()),
             command=message,
             timeout=timeout,

@@ -216,7 +216,7 @@ async def test_a_cancelled_hold_gives_everything_back(tmp_path: Path, store: Mem
         await asyncio.Event().wait()
         return {}
 
-    store.read_many = never  # type: ignore[method-assign]
+    store.read_many = never  # type: ignore[method-assign,assignment]
     task = asyncio.create_task(cache.hold([a, b], store))
     await asked.wait()
     task.cancel()

@@ -11,7 +11,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from cas.digest import Digest
-from cas.errors import Code
+from cas.errors import Code, DigestMismatch
 from cas.memory import MemoryStore
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.rexec.worker.v1 import worker_pb2
@@ -220,3 +220,14 @@ async def test_a_full_disk_is_no_fault_of_the_action(worker: Worker, monkeypatch
     monkeypatch.setattr("rexec.worker.inputs.os.mkdir", full)
     finished = await worker.run("/bin/true", inputs={"d": {}})
     assert finished.failure == worker_pb2.Finished.BACK_PRESSURE
+
+
+async def test_a_wrong_directory_from_the_store_is_the_workers_trouble(worker: Worker) -> None:
+    root = await worker.inputs.tree({"a": b"x"})
+
+    async def wrong(digests: Sequence[Digest]) -> dict[Digest, bytes]:
+        raise DigestMismatch(digests[0], "something else")
+
+    worker.store.read_many = wrong  # type: ignore[method-assign]
+    finished = await worker.run("/bin/true", inputs=root)
+    assert finished.failure == worker_pb2.Finished.INFRASTRUCTURE
