@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Protocol, cast
@@ -65,7 +66,7 @@ class _GrpcLink:
     async def send(self, message: worker_pb2.FromWorker) -> None:
         try:
             await self._call.write(message)
-        except (grpc.RpcError, aio.UsageError, ValueError) as failure:
+        except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError) as failure:
             raise LinkBroken(_reason(failure)) from failure
 
     async def receive(self) -> worker_pb2.ToWorker:

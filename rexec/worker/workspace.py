@@ -128,7 +128,7 @@ class Workspace:
 
     def close(self) -> None:
         """Wait for the deletions at hand and let the directory go."""
-        self._sweeper.shutdown(wait=True, cancel_futures=True)
+        self._sweeper.shutdown(wait=True)
         for fd in (self._sessions_fd, self._lock_fd):
             if fd >= 0:
                 os.close(fd)
