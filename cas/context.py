@@ -18,6 +18,14 @@ class Identity:
     may_execute: bool = True
     may_update_action_cache: bool = True
     """ActionCache.UpdateActionResult; REAPI, ActionCacheUpdateCapabilities.update_enabled."""
+    may_work: bool = True
+    """Attach as a worker, which sees what it runs and decides what comes out of it."""
+    instance_names: frozenset[str] | None = None
+    """The instances that all this is about; None: every one."""
+
+    def may_use(self, instance_name: str) -> bool:
+        """Whether requests for the instance are answered at all."""
+        return self.instance_names is None or instance_name in self.instance_names
 
 
 ANYONE = Identity()

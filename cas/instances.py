@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cas.action_cache import ActionCache
-from cas.context import Identity
+from cas.context import ANYONE, Identity
 from cas.errors import MalformedRequest, NotAllowed
 from cas.store import BlobStore
 
@@ -38,15 +38,27 @@ class Instances:
         return tuple(self._by_name)
 
     def of(self, name: str) -> Instance:
-        """The instance of that name. Raises MalformedRequest, which names those that exist."""
-        try:
-            return self._by_name[name]
-        except KeyError:
-            known = ", ".join(repr(known) for known in self._by_name)
-            raise MalformedRequest(f"unknown instance name {name[:200]!r}; this server has {known}") from None
+        """The instance of that name, whoever asks. Raises MalformedRequest, which names those that exist."""
+        return self._found(name, ANYONE)
 
     def readable(self, name: str, identity: Identity) -> Instance:
         """The instance of that name for an identity that may read. Raises NotAllowed and MalformedRequest."""
         if not identity.may_read:
             raise NotAllowed("not allowed")
-        return self.of(name)
+        return self._found(name, identity)
+
+    def executable(self, name: str, identity: Identity) -> Instance:
+        """The instance of that name for an identity that may execute. Raises NotAllowed and MalformedRequest."""
+        if not identity.may_execute:
+            raise NotAllowed("not allowed")
+        return self._found(name, identity)
+
+    def _found(self, name: str, identity: Identity) -> Instance:
+        """Who may use some instances only learns nothing of the others: not even whether they exist."""
+        if not identity.may_use(name):
+            raise NotAllowed("not allowed")
+        try:
+            return self._by_name[name]
+        except KeyError:
+            known = ", ".join(repr(known) for known in self._by_name if identity.may_use(known))
+            raise MalformedRequest(f"unknown instance name {name[:200]!r}; this server has {known}") from None

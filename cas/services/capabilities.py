@@ -48,8 +48,11 @@ class Capabilities:
     async def GetCapabilities(
         self, request: re_pb2.GetCapabilitiesRequest, context: RequestContext
     ) -> re_pb2.ServerCapabilities:
-        """What the caller can do here. Raises MalformedRequest for an unknown instance name."""
-        self._instances.of(request.instance_name)
+        """What the caller can do here.
+
+        Raises NotAllowed for one who may not even read, and MalformedRequest for an unknown instance name.
+        """
+        self._instances.readable(request.instance_name, context.identity)
         capabilities = re_pb2.ServerCapabilities(
             low_api_version=LOW_API_VERSION,
             high_api_version=HIGH_API_VERSION,

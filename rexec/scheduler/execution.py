@@ -14,11 +14,12 @@ import structlog
 from google.longrunning import operations_pb2
 
 from cas.context import RequestContext
-from cas.errors import ActionResultNotFound, InputsMissing, NotAllowed, StatusError
+from cas.errors import ActionResultNotFound, InputsMissing, StatusError
 from cas.instances import Instances
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from rexec.scheduler.admission import Admission, Admitted
 from rexec.scheduler.observer import Observer, Unobserved
+from rexec.scheduler.permission import require_operation
 from rexec.scheduler.rendering import inlined, operation_of
 from rexec.scheduler.scheduler import OperationState, Scheduler
 from rexec.scheduler.settings import SchedulerSettings
@@ -52,8 +53,7 @@ class ExecutionService:
     async def Execute(
         self, request: re_pb2.ExecuteRequest, context: RequestContext
     ) -> AsyncGenerator[operations_pb2.Operation, None]:
-        _require_execution(context)
-        instance = self._instances.of(request.instance_name)
+        instance = self._instances.executable(request.instance_name, context.identity)
         admitted = await self._admission.admit(instance, request, context)
         name = await self._cached(admitted)
         if name is None:
@@ -65,7 +65,7 @@ class ExecutionService:
     async def WaitExecution(
         self, request: re_pb2.WaitExecutionRequest, context: RequestContext
     ) -> AsyncGenerator[operations_pb2.Operation, None]:
-        _require_execution(context)
+        await require_operation(self._scheduler, request.name, context.identity)
         async with aclosing(self._stream(request.name)) as operations:
             async for operation in operations:
                 yield operation
@@ -117,9 +117,3 @@ class ExecutionService:
         except StatusError as failure:
             log.warning("output not inlined", operation=state.name, reason=str(failure))
             return state.response
-
-
-def _require_execution(context: RequestContext) -> None:
-    """Raises NotAllowed: who joins a run that others started is asked like everyone else."""
-    if not context.identity.may_execute:
-        raise NotAllowed("not allowed")

@@ -14,9 +14,10 @@ from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2
 
 from cas.context import RequestContext
-from cas.errors import MalformedRequest, NotAllowed
+from cas.errors import MalformedRequest
 from cas.instances import Instances
 from rexec.scheduler.clock import Clock
+from rexec.scheduler.permission import require_operation
 from rexec.scheduler.rendering import operation_of
 from rexec.scheduler.scheduler import OperationState, Scheduler
 from rexec.scheduler.settings import SchedulerSettings
@@ -42,16 +43,15 @@ class OperationsService:
     async def GetOperation(
         self, request: operations_pb2.GetOperationRequest, context: RequestContext
     ) -> operations_pb2.Operation:
-        _require_execution(context)
+        await require_operation(self._scheduler, request.name, context.identity)
         return operation_of(await self._scheduler.state(request.name))
 
     async def ListOperations(
         self, request: operations_pb2.ListOperationsRequest, context: RequestContext
     ) -> operations_pb2.ListOperationsResponse:
         """Sorted by name. `filter` is empty or "stage=QUEUED", "stage=EXECUTING", "stage=COMPLETED"."""
-        _require_execution(context)
         instance_name = request.name.removesuffix("operations").removesuffix("/")
-        self._instances.of(instance_name)
+        self._instances.executable(instance_name, context.identity)
         if request.page_size < 0:
             raise MalformedRequest(f"page_size is {request.page_size}, expected 0 or more")
         limit = min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
@@ -72,14 +72,14 @@ class OperationsService:
     async def CancelOperation(
         self, request: operations_pb2.CancelOperationRequest, context: RequestContext
     ) -> empty_pb2.Empty:
-        _require_execution(context)
+        await require_operation(self._scheduler, request.name, context.identity)
         await self._scheduler.cancel(request.name)
         return empty_pb2.Empty()
 
     async def DeleteOperation(
         self, request: operations_pb2.DeleteOperationRequest, context: RequestContext
     ) -> empty_pb2.Empty:
-        _require_execution(context)
+        await require_operation(self._scheduler, request.name, context.identity)
         await self._scheduler.forget(request.name)
         return empty_pb2.Empty()
 
@@ -87,7 +87,7 @@ class OperationsService:
         self, request: operations_pb2.WaitOperationRequest, context: RequestContext
     ) -> operations_pb2.Operation:
         """The completed operation, or its state when `timeout` or the keepalive interval is over."""
-        _require_execution(context)
+        await require_operation(self._scheduler, request.name, context.identity)
         longest = self._settings.keepalive_seconds
         if request.HasField("timeout"):
             longest = min(longest, max(0.0, request.timeout.seconds + request.timeout.nanos / 1e9))
@@ -118,8 +118,3 @@ def _after(page_token: str) -> str:
         return base64.b64decode(page_token.encode(), b"-_", validate=True).decode()
     except (binascii.Error, UnicodeError):
         raise MalformedRequest(f"page_token {page_token[:200]!r} is not one that this server gave") from None
-
-
-def _require_execution(context: RequestContext) -> None:
-    if not context.identity.may_execute:
-        raise NotAllowed("not allowed")

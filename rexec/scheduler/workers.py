@@ -11,13 +11,14 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import structlog
 
-from cas.context import RequestContext
-from cas.errors import Internal, MalformedRequest, StatusError, Unavailable
+from cas.context import Identity, RequestContext
+from cas.errors import Internal, MalformedRequest, NotAllowed, StatusError, Unavailable
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.scheduler import events as e
 from rexec.scheduler.broker import Broker
 from rexec.scheduler.clock import Timer
 from rexec.scheduler.outbox import Outbox
+from rexec.scheduler.permission import allowed_offer
 from rexec.scheduler.platform import Offer
 from rexec.scheduler.task import HeldLease
 
@@ -43,9 +44,12 @@ class WorkersService:
     async def Attach(
         self, requests: AsyncIterator[worker_pb2.FromWorker], context: RequestContext
     ) -> AsyncGenerator[worker_pb2.ToWorker, None]:
-        """Raises MalformedRequest for nonsense, and Unavailable when the worker is silent or has been replaced."""
+        """Raises MalformedRequest for nonsense, NotAllowed for one who may not work (for the instances that it names), and
+        Unavailable when the worker is silent or has been replaced."""
+        if not context.identity.may_work:
+            raise NotAllowed("not allowed")
         outbox = Outbox()
-        reader = self._broker.spawn(self._read(requests, outbox, context.peer))
+        reader = self._broker.spawn(self._read(requests, outbox, context))
         try:
             async for message in outbox.messages():
                 yield message
@@ -54,8 +58,11 @@ class WorkersService:
             reader.cancel()
             self._broker.detach(outbox)
 
-    async def _read(self, requests: AsyncIterator[worker_pb2.FromWorker], outbox: Outbox, peer: str) -> None:
+    async def _read(
+        self, requests: AsyncIterator[worker_pb2.FromWorker], outbox: Outbox, context: RequestContext
+    ) -> None:
         """Hand on what the worker says until it ends its side, then end ours."""
+        peer = context.peer
         silence = _Silence(self._broker, outbox)
         attached: e.WorkerAttached | None = None
         try:
@@ -64,7 +71,7 @@ class WorkersService:
                     return
                 silence.broken()
                 if attached is None:
-                    attached = _attached(message, self._broker.settings.max_slots)
+                    attached = _attached(message, self._broker.settings.max_slots, context.identity)
                     self._broker.attach(attached, outbox)
                     log.info("worker attached", worker=attached.name, slots=attached.slots, peer=peer)
                 else:
@@ -131,8 +138,8 @@ class _Silence:
         self._timer.cancel()
 
 
-def _attached(message: worker_pb2.FromWorker, max_slots: int) -> e.WorkerAttached:
-    """The first message, a checked Hello. Raises MalformedRequest, naming the field."""
+def _attached(message: worker_pb2.FromWorker, max_slots: int, identity: Identity) -> e.WorkerAttached:
+    """The first message, a checked Hello. Raises MalformedRequest, naming the field, and NotAllowed."""
     if message.WhichOneof("message") != "hello":
         raise MalformedRequest(f"the first message is {message.WhichOneof('message') or 'empty'}, expected hello")
     hello = message.hello
@@ -150,4 +157,4 @@ def _attached(message: worker_pb2.FromWorker, max_slots: int) -> e.WorkerAttache
         raise MalformedRequest(f"{len(hello.held)} held leases, expected at most {MAX_HELD}")
     offer = Offer(frozenset((p.name, p.value) for p in hello.properties), frozenset(hello.instance_names))
     held = tuple(HeldLease(lease.lease_id, lease.epoch) for lease in hello.held)
-    return e.WorkerAttached(hello.session_id, hello.worker_name, hello.slots, offer, held)
+    return e.WorkerAttached(hello.session_id, hello.worker_name, hello.slots, allowed_offer(offer, identity), held)
