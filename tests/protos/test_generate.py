@@ -42,6 +42,8 @@ def test_every_interface_of_the_package_is_found() -> None:
         "build/bazel/semver/semver.proto",
         "google/bytestream/bytestream.proto",
         "grpc/health/v1/health.proto",
+        "grpc/reflection/v1/reflection.proto",
+        "grpc/reflection/v1alpha/reflection.proto",
         "rexec/worker/v1/worker.proto",
     ]
 

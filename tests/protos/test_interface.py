@@ -26,6 +26,8 @@ from protos.build.bazel.remote.logstream.v1 import remote_logstream_pb2
 from protos.build.bazel.semver import semver_pb2
 from protos.google.bytestream import bytestream_pb2
 from protos.grpc.health.v1 import health_pb2
+from protos.grpc.reflection.v1 import reflection_pb2
+from protos.grpc.reflection.v1alpha import reflection_pb2 as reflection_alpha_pb2
 
 CLIENT = Path(__file__).resolve().parents[2] / ".clients" / "buildstream"
 
@@ -181,7 +183,7 @@ def test_what_is_newer_than_the_witness_has_the_published_numbers() -> None:
 
 
 def test_interfaces_without_a_witness_have_the_published_numbers() -> None:
-    """LogStream and the gRPC health check."""
+    """LogStream, the gRPC health check and reflection."""
     assert numbers(remote_logstream_pb2.DESCRIPTOR, "CreateLogStreamRequest", "LogStream") == {
         "CreateLogStreamRequest": {"parent": 1},
         "LogStream": {"name": 1, "write_resource_name": 2},
@@ -197,3 +199,29 @@ def test_interfaces_without_a_witness_have_the_published_numbers() -> None:
         "NOT_SERVING": 2,
         "SERVICE_UNKNOWN": 3,
     }
+    for reflection in (reflection_pb2, reflection_alpha_pb2):
+        messages = list(reflection.DESCRIPTOR.message_types_by_name)
+        assert numbers(reflection.DESCRIPTOR, *messages) == {
+            "ServerReflectionRequest": {
+                "host": 1,
+                "file_by_filename": 3,
+                "file_containing_symbol": 4,
+                "file_containing_extension": 5,
+                "all_extension_numbers_of_type": 6,
+                "list_services": 7,
+            },
+            "ExtensionRequest": {"containing_type": 1, "extension_number": 2},
+            "ServerReflectionResponse": {
+                "valid_host": 1,
+                "original_request": 2,
+                "file_descriptor_response": 4,
+                "all_extension_numbers_response": 5,
+                "list_services_response": 6,
+                "error_response": 7,
+            },
+            "FileDescriptorResponse": {"file_descriptor_proto": 1},
+            "ExtensionNumberResponse": {"base_type_name": 1, "extension_number": 2},
+            "ListServiceResponse": {"service": 1},
+            "ServiceResponse": {"name": 1},
+            "ErrorResponse": {"error_code": 1, "error_message": 2},
+        }

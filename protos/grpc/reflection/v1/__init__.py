@@ -1,0 +1,1 @@
+"""Server reflection, version 1."""
