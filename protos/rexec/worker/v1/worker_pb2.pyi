@@ -13,35 +13,48 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class LogStream(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LOG_STREAM_UNSPECIFIED: _ClassVar[LogStream]
+    STDOUT: _ClassVar[LogStream]
+    STDERR: _ClassVar[LogStream]
+LOG_STREAM_UNSPECIFIED: LogStream
+STDOUT: LogStream
+STDERR: LogStream
+
 class FromWorker(_message.Message):
-    __slots__ = ("hello", "credit", "progress", "finished", "heartbeat", "draining")
+    __slots__ = ("hello", "credit", "progress", "finished", "heartbeat", "draining", "log")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     CREDIT_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     credit: Credit
     progress: Progress
     finished: Finished
     heartbeat: Heartbeat
     draining: Draining
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping[str, object]]] = ..., credit: _Optional[_Union[Credit, _Mapping[str, object]]] = ..., progress: _Optional[_Union[Progress, _Mapping[str, object]]] = ..., finished: _Optional[_Union[Finished, _Mapping[str, object]]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping[str, object]]] = ..., draining: _Optional[_Union[Draining, _Mapping[str, object]]] = ...) -> None: ...
+    log: LogPiece
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping[str, object]]] = ..., credit: _Optional[_Union[Credit, _Mapping[str, object]]] = ..., progress: _Optional[_Union[Progress, _Mapping[str, object]]] = ..., finished: _Optional[_Union[Finished, _Mapping[str, object]]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping[str, object]]] = ..., draining: _Optional[_Union[Draining, _Mapping[str, object]]] = ..., log: _Optional[_Union[LogPiece, _Mapping[str, object]]] = ...) -> None: ...
 
 class ToWorker(_message.Message):
-    __slots__ = ("welcome", "lease", "revoke", "acknowledged", "drain")
+    __slots__ = ("welcome", "lease", "revoke", "acknowledged", "drain", "read_log")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
     REVOKE_FIELD_NUMBER: _ClassVar[int]
     ACKNOWLEDGED_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    READ_LOG_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     lease: Lease
     revoke: Revoke
     acknowledged: Acknowledged
     drain: Drain
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping[str, object]]] = ..., lease: _Optional[_Union[Lease, _Mapping[str, object]]] = ..., revoke: _Optional[_Union[Revoke, _Mapping[str, object]]] = ..., acknowledged: _Optional[_Union[Acknowledged, _Mapping[str, object]]] = ..., drain: _Optional[_Union[Drain, _Mapping[str, object]]] = ...) -> None: ...
+    read_log: ReadLog
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping[str, object]]] = ..., lease: _Optional[_Union[Lease, _Mapping[str, object]]] = ..., revoke: _Optional[_Union[Revoke, _Mapping[str, object]]] = ..., acknowledged: _Optional[_Union[Acknowledged, _Mapping[str, object]]] = ..., drain: _Optional[_Union[Drain, _Mapping[str, object]]] = ..., read_log: _Optional[_Union[ReadLog, _Mapping[str, object]]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("worker_name", "session_id", "slots", "properties", "resources", "software_version", "held", "instance_names")
@@ -221,3 +234,35 @@ class Drain(_message.Message):
     grace: _duration_pb2.Duration
     reason: str
     def __init__(self, grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping[str, object]]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ReadLog(_message.Message):
+    __slots__ = ("lease_id", "epoch", "stream", "reader", "offset", "until")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    READER_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    epoch: int
+    stream: LogStream
+    reader: int
+    offset: int
+    until: int
+    def __init__(self, lease_id: _Optional[str] = ..., epoch: _Optional[int] = ..., stream: _Optional[_Union[LogStream, str]] = ..., reader: _Optional[int] = ..., offset: _Optional[int] = ..., until: _Optional[int] = ...) -> None: ...
+
+class LogPiece(_message.Message):
+    __slots__ = ("lease_id", "epoch", "stream", "reader", "offset", "data")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    READER_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    lease_id: str
+    epoch: int
+    stream: LogStream
+    reader: int
+    offset: int
+    data: bytes
+    def __init__(self, lease_id: _Optional[str] = ..., epoch: _Optional[int] = ..., stream: _Optional[_Union[LogStream, str]] = ..., reader: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
