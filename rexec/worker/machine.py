@@ -10,11 +10,23 @@ from pathlib import Path
 _ISA = {"x86_64": "x86-64", "amd64": "x86-64", "aarch64": "aarch64", "arm64": "aarch64"}
 """Names of the Remote Execution API platform lexicon, where it has one."""
 
+_ARCH = {"x86-64": "amd64", "aarch64": "arm64"}
+"""The same in the words of container images, which many Bazel workspaces use."""
+
 
 def properties_of_machine() -> dict[str, list[str]]:
-    """Platform properties that need no configuration (OSFamily and ISA of the REAPI platform lexicon)."""
-    machine = platform.machine().lower()
-    return {"OSFamily": [platform.system().lower()], "ISA": [_ISA.get(machine, machine)]}
+    """Platform properties that need no configuration.
+
+    OSFamily and ISA are those of the REAPI platform lexicon. Bazel workspaces in the wild say `OSFamily = "Linux"` and
+    `Arch = "amd64"` as well, and mean this machine, so those are offered too.
+    """
+    system, machine = platform.system(), platform.machine().lower()
+    isa = _ISA.get(machine, machine)
+    return {
+        "OSFamily": sorted({system, system.lower()}),
+        "ISA": [isa],
+        "Arch": sorted({machine, _ARCH.get(isa, machine)}),
+    }
 
 
 def offered_properties(configured: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:

@@ -68,6 +68,8 @@ async def test_hello_says_what_the_worker_offers(rig: Rig) -> None:
     assert (hello.worker_name, hello.session_id, hello.slots) == ("w", "session", 2)
     offered = [(each.name, each.value) for each in hello.properties]
     assert ("OSFamily", "linux") in offered
+    assert ("OSFamily", "Linux") in offered
+    assert {name for name, _ in offered} >= {"OSFamily", "ISA", "Arch"}
     assert [value for name, value in offered if name == "pool"] == ["a", "b"]
 
 
