@@ -3,7 +3,8 @@
     StatusError
     ├── MalformedRequest        INVALID_ARGUMENT
     │   ├── DigestMismatch      INVALID_ARGUMENT, both digests in the text
-    │   └── OffsetMismatch      INVALID_ARGUMENT, a write that does not go on where the last one ended
+    │   ├── OffsetMismatch      INVALID_ARGUMENT, a write that does not go on where the last one ended
+    │   └── QualifiersNotSupported  INVALID_ARGUMENT, with BadRequest naming each qualifier
     ├── OffsetOutOfRange        OUT_OF_RANGE
     ├── NotFound                NOT_FOUND
     │   ├── BlobNotFound
@@ -33,7 +34,7 @@ logs it with its traceback and answers INTERNAL with a text that says nothing of
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,9 @@ class StatusError(Exception):
         return status_pb2.Status(code=int(self.code), message=str(self), details=list(self.details()))
 
 
-def packed(message: error_details_pb2.PreconditionFailure | error_details_pb2.RetryInfo) -> any_pb2.Any:
+def packed(
+    message: error_details_pb2.PreconditionFailure | error_details_pb2.RetryInfo | error_details_pb2.BadRequest,
+) -> any_pb2.Any:
     """`message` as a google.protobuf.Any, as Status.details wants it."""
     packed_message = any_pb2.Any()
     packed_message.Pack(message)
@@ -110,6 +113,20 @@ class DigestMismatch(MalformedRequest):
 
 class OffsetMismatch(MalformedRequest):
     """A write that does not start where the previous one ended (google.bytestream.WriteRequest.write_offset)."""
+
+
+class QualifiersNotSupported(MalformedRequest):
+    """A fetch with qualifiers that nothing here understands (Remote Asset, Fetch.FetchBlob, on unsupported qualifiers)."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(f"qualifiers not supported: {', '.join(repr(name[:200]) for name in names)}")
+        self.names = tuple(names)
+
+    def details(self) -> Iterable[any_pb2.Any]:
+        request = error_details_pb2.BadRequest()
+        for name in self.names:
+            request.field_violations.add(field="qualifiers.name", description=f'"{name[:200]}" not supported')
+        return (packed(request),)
 
 
 class OffsetOutOfRange(StatusError):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from cas.assets_config import AssetSettings
 from cas.config import StoreSettings, parse_bytes
 from rexec.address import host_and_port
 from rexec.scheduler.settings import SchedulerSettings
@@ -68,6 +69,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Actions that the local workers of `rexec serve` run at once. 0: no local worker. Unset: [worker] slots."""
     server: ServerSettings = ServerSettings()
     store: StoreSettings = StoreSettings()
+    assets: AssetSettings = AssetSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     worker: WorkerSettings = msgspec.field(default_factory=WorkerSettings)
 

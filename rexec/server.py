@@ -24,15 +24,18 @@ from cas.blob_directory import DirectoryUnusable
 from cas.config import StoreSettings
 from cas.instances import Instance, Instances
 from cas.services.action_cache import ActionCacheService
+from cas.services.asset import FetchService, PushService
 from cas.services.bytestream import ByteStream
 from cas.services.capabilities import PRIORITIES, Capabilities
 from cas.services.cas import ContentAddressableStorage
-from cas.stores import open_stores
+from cas.stores import directory_of, open_stores
 from cas.uploads import Uploads
+from protos.build.bazel.remote.asset.v1 import remote_asset_pb2
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.google.bytestream import bytestream_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.address import host_and_port
+from rexec.assets import FetchUnusable, open_assets
 from rexec.config import Config
 from rexec.local import LocalWorker, socket_path, worker_command
 from rexec.rpc import RpcServer
@@ -94,6 +97,7 @@ async def running(config: Config) -> AsyncIterator[Running]:
             Instance(name, stores.blobs, stores.action_cache) for name in config.server.instance_names
         )
         uploads = await stack.enter_async_context(Uploads())
+        fetch, push = await stack.enter_async_context(_assets(config, instances))
         inputs = InputRoots(config.scheduler, clock)
         broker = Broker(config.scheduler, Results(instances, inputs, clock), clock=clock, observer=telemetry)
         telemetry.watch(broker.snapshot, stores.used_bytes)
@@ -109,6 +113,8 @@ async def running(config: Config) -> AsyncIterator[Running]:
         server.add(re_pb2, "Execution", execution)
         server.add(operations_proto_pb2, "Operations", operations)
         server.add(worker_pb2, "Workers", WorkersService(broker))
+        server.add(remote_asset_pb2, "Fetch", fetch)
+        server.add(remote_asset_pb2, "Push", push)
 
         socket = socket_path(config.state_path)
         addresses = _listen(server, config, socket)
@@ -130,6 +136,19 @@ def _placed(config: Config) -> StoreSettings:
     if config.store.directory:
         return config.store
     return msgspec.structs.replace(config.store, directory=str(config.state_path))
+
+
+@asynccontextmanager
+async def _assets(config: Config, instances: Instances) -> AsyncIterator[tuple[FetchService, PushService]]:
+    """Remote Asset, remembered beside the action results. Raises CannotServe."""
+    directory = None if config.store.kind == "memory" else directory_of(_placed(config))
+    async with AsyncExitStack() as stack:
+        try:
+            assets = open_assets(config.assets, instances, directory, config.state_path / "fetch")
+            services = await stack.enter_async_context(assets)
+        except (DirectoryUnusable, FetchUnusable, OSError) as error:
+            raise CannotServe(str(error)) from error
+        yield services
 
 
 def _listen(server: RpcServer, config: Config, socket: Path) -> tuple[str, ...]:

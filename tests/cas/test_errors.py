@@ -26,6 +26,7 @@ EXPECTED: list[tuple[StatusError, Code, str]] = [
         f"blob does not match its digest: expected {DIGEST}, got 4 bytes",
     ),
     (errors.OffsetMismatch("offset 3, expected 2"), Code.INVALID_ARGUMENT, "offset 3, expected 2"),
+    (errors.QualifiersNotSupported(["a", "b"]), Code.INVALID_ARGUMENT, "qualifiers not supported: 'a', 'b'"),
     (errors.OffsetOutOfRange("offset 4 of 3"), Code.OUT_OF_RANGE, "offset 4 of 3"),
     (errors.NotFound("nothing here"), Code.NOT_FOUND, "nothing here"),
     (errors.BlobNotFound(DIGEST), Code.NOT_FOUND, f"no blob {DIGEST}"),
@@ -54,7 +55,13 @@ EXPECTED: list[tuple[StatusError, Code, str]] = [
     (errors.Internal(), Code.INTERNAL, "the server failed to handle this request; its log says why"),
 ]
 
-WITH_DETAILS = (errors.InputsMissing, errors.QueueFull, errors.UploadsFull, errors.Unavailable)
+WITH_DETAILS = (
+    errors.InputsMissing,
+    errors.QueueFull,
+    errors.UploadsFull,
+    errors.Unavailable,
+    errors.QualifiersNotSupported,
+)
 
 
 def names(failures: list[tuple[StatusError, Code, str]]) -> list[str]:
@@ -96,6 +103,17 @@ def test_missing_inputs_are_violations_of_type_missing_and_nothing_else() -> Non
     assert [(violation.type, violation.subject, violation.description) for violation in failure.violations] == [
         ("MISSING", f"blobs/{DIGEST.hash}/3", ""),
         ("MISSING", f"blobs/blake3/{blake3.hash}/3", ""),
+    ]
+
+
+def test_each_qualifier_that_is_not_supported_is_a_violation() -> None:
+    (detail,) = errors.QualifiersNotSupported(["vcs.tag", "x"]).to_proto().details
+    request = error_details_pb2.BadRequest()
+
+    assert detail.Unpack(request)
+    assert [(violation.field, violation.description) for violation in request.field_violations] == [
+        ("qualifiers.name", '"vcs.tag" not supported'),
+        ("qualifiers.name", '"x" not supported'),
     ]
 
 
