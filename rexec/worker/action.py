@@ -37,6 +37,7 @@ from rexec.worker.blob_files import FileKey
 from rexec.worker.command import invocation
 from rexec.worker.files import FileCache, Hold, InputsTooLarge
 from rexec.worker.inputs import Inputs, changed, inputs_of, lay_out, working_directory
+from rexec.worker.live_log import LeaseLog
 from rexec.worker.oom import OomWatch
 from rexec.worker.outputs import Outputs, collect
 from rexec.worker.processes import Unkillable
@@ -83,10 +84,13 @@ class ActionContext:
 class LeasedAction:
     """One lease being run."""
 
-    def __init__(self, context: ActionContext, lease: worker_pb2.Lease, progress: Progress) -> None:
+    def __init__(
+        self, context: ActionContext, lease: worker_pb2.Lease, progress: Progress, log: LeaseLog | None = None
+    ) -> None:
         self._context = context
         self._lease = lease
         self._progress = progress
+        self._log = log or LeaseLog(lambda _piece: None)
         self._metadata = re_pb2.ExecutedActionMetadata(worker=context.settings.worker_name)
         if lease.HasField("queued_timestamp"):
             self._metadata.queued_timestamp.CopyFrom(lease.queued_timestamp)
@@ -131,6 +135,7 @@ class LeasedAction:
                 leave = context.workspace.abandon
                 raise WorkerFault(str(failure)) from failure
             finally:
+                self._log.ended()
                 leave(room)
 
     async def _load(self, store: BlobStore, root: Digest) -> Inputs:
@@ -167,6 +172,7 @@ class LeasedAction:
         async with context.slots:
             stdout = CapturedStream(f"{room.path}/stdout", context.settings.stdout_max_bytes)
             stderr = CapturedStream(f"{room.path}/stderr", context.settings.stdout_max_bytes)
+            self._log.began(stdout, stderr)
             self._begin(worker_pb2.Progress.RUNNING, self._metadata.execution_start_timestamp)
             ended = await context.runner.run(started, room.path, stdout, stderr, timeout_seconds)
         self._stamp(self._metadata.execution_completed_timestamp)

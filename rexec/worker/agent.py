@@ -21,6 +21,7 @@ from protos.rexec.worker.v1 import worker_pb2
 from rexec.worker.action import ActionContext, LeasedAction
 from rexec.worker.held_leases import HeldLease, HeldLeases, LeaseKey
 from rexec.worker.link import Dial, Link, LinkBroken
+from rexec.worker.live_log import LeaseLog
 from rexec.worker.machine import available_memory_bytes, load, offered_properties
 
 _log = structlog.get_logger()
@@ -103,6 +104,8 @@ class Agent:
                 _log.warning("no stream to the scheduler", reason=str(broken.exceptions[0]), held=len(self._leases))
             finally:
                 self._outbox = None
+                for held in self._leases:
+                    held.log.forget_readers()
             await asyncio.sleep(self._backoff_seconds())
 
     def _backoff_seconds(self) -> float:
@@ -181,6 +184,10 @@ class Agent:
             case "drain":
                 grace = message.drain.grace
                 self.drain(message.drain.reason or "the scheduler said so", grace.ToMilliseconds() / 1000)
+            case "read_log":
+                held = self._leases.get(LeaseKey(message.read_log.lease_id, message.read_log.epoch))
+                if held is not None:
+                    held.log.ask(message.read_log)
             case _:
                 pass  # something that a newer scheduler says
 
@@ -192,7 +199,7 @@ class Agent:
             self._refuse(lease.lease_id, lease.epoch, worker_pb2.Finished.BACK_PRESSURE, self._draining)
             return
         assert self._group is not None, "run() makes the group before it connects"
-        held = self._leases.add(key)
+        held = self._leases.add(key, LeaseLog(lambda piece: self._send(worker_pb2.FromWorker(log=piece)), *key))
         held.task = self._group.create_task(self._perform(held, lease))
 
     async def _perform(self, held: HeldLease, lease: worker_pb2.Lease) -> None:
@@ -210,7 +217,7 @@ class Agent:
             self._grant()
 
         try:
-            finished = await LeasedAction(self._context, lease, progress).run()
+            finished = await LeasedAction(self._context, lease, progress, held.log).run()
         except asyncio.CancelledError:
             if held.stopping == worker_pb2.Finished.NONE:
                 raise  # the agent itself is being stopped

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from protos.rexec.worker.v1 import worker_pb2
+from rexec.worker.live_log import LeaseLog
 
 _AFTER_EXIT = frozenset({worker_pb2.Progress.COLLECTING, worker_pb2.Progress.UPLOADING})
 
@@ -24,6 +25,7 @@ class HeldLease:
     """A lease from its arrival until the scheduler has acknowledged its end."""
 
     key: LeaseKey
+    log: LeaseLog
     phase: worker_pb2.Progress.Phase = worker_pb2.Progress.PHASE_UNSPECIFIED
     task: asyncio.Task[None] | None = None
     finished: worker_pb2.Finished | None = None
@@ -52,9 +54,9 @@ class HeldLeases:
     prefetch_leases: int
     _leases: dict[LeaseKey, HeldLease] = field(default_factory=dict)
 
-    def add(self, key: LeaseKey) -> HeldLease:
+    def add(self, key: LeaseKey, log: LeaseLog) -> HeldLease:
         """A new one."""
-        held = self._leases[key] = HeldLease(key)
+        held = self._leases[key] = HeldLease(key, log)
         return held
 
     def get(self, key: LeaseKey) -> HeldLease | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 MEMORY_BYTES = 64 << 10
@@ -33,6 +34,8 @@ class CapturedStream:
         self.size_bytes = 0
         """Bytes kept so far, in memory and in the file together."""
         self.dropped_bytes = 0
+        self.on_growth: Callable[[], None] | None = None
+        """Called whenever bytes were kept or dropped."""
         self.spilled = False
         """Whether the bytes are in the file at `spill_path`; else `kept` has them all."""
         self._kept = bytearray()
@@ -65,6 +68,25 @@ class CapturedStream:
     def kept(self) -> bytes:
         """The whole output, if it was short; else nothing."""
         return b"" if self.spilled else bytes(self._kept)
+
+    def read_at(self, offset: int, max_bytes: int) -> bytes:
+        """At most `max_bytes` of what is kept so far, from `offset`: fewer at the end, and none if the file is gone."""
+        count = min(max_bytes, self.size_bytes - offset)
+        if count <= 0:
+            return b""
+        if not self.spilled:
+            return bytes(self._kept[offset : offset + count])
+        try:
+            # The action could have put something else there, whose opening would wait for ever.
+            file = os.open(self.spill_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return b""
+        try:
+            return os.pread(file, count, offset)
+        except OSError:
+            return b""
+        finally:
+            os.close(file)
 
     def close(self) -> None:
         """Give back the descriptors; what was captured stays."""
@@ -101,6 +123,8 @@ class CapturedStream:
             return 0
         if count == 0:
             self._stop_reading()  # end of the pipe: an event loop would report it as readable for ever
+        elif self.on_growth is not None:
+            self.on_growth()
         return count
 
     def _move_or_drop(self) -> int:
