@@ -22,6 +22,9 @@ RESTART_SECONDS = 0.2
 MAX_RESTART_SECONDS = 10.0
 SETTLED_SECONDS = 30.0
 """A worker that lived for so long did not die of its start."""
+LEAVE_SECONDS = 15.0
+"""How long a worker may take to kill its actions (10 s for one stuck in the kernel) and hand them back. One that is killed
+itself cannot do that, and its actions would run on without anyone."""
 
 
 def worker_command(server: str, slots: int, work_dir: Path, config: Path | None) -> list[str]:
@@ -38,6 +41,8 @@ class LocalWorker:
         self._command = tuple(command)
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
+        self._starting = asyncio.Lock()
+        """Held while a process is being started, so that `stop` cannot miss it."""
 
     async def run(self) -> None:
         """Start the process and start it again whenever it ends; returns after `stop`."""
@@ -45,10 +50,11 @@ class LocalWorker:
         pause = RESTART_SECONDS
         while not self._stopping.is_set():
             started = loop.time()
-            # A session of its own: Ctrl-C at the terminal goes to the server, which then drains its worker.
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
-            )
+            async with self._starting:
+                # A session of its own: Ctrl-C at the terminal goes to the server, which then drains its worker.
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._command, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+                )
             log.debug("local worker started", pid=self._process.pid)
             code = await self._process.wait()
             if self._stopping.is_set():
@@ -62,19 +68,25 @@ class LocalWorker:
                 pause = min(pause * 2, MAX_RESTART_SECONDS)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Let the worker drain (SIGTERM); kill it after `grace_seconds`."""
+        """Let the worker drain (SIGTERM); after `grace_seconds` have it end its actions (SIGTERM again) and, if it does not
+        do that, kill it."""
         self._stopping.set()
-        process = self._process
+        async with self._starting:
+            process = self._process
         if process is None or process.returncode is not None:
             return
-        process.terminate()
-        try:
-            async with asyncio.timeout(grace_seconds):
-                await process.wait()
-        except TimeoutError:
-            log.warning("local worker did not end in time and is killed", pid=process.pid, after_seconds=grace_seconds)
-            process.kill()
-            await process.wait()
+        for patience_seconds in (grace_seconds, LEAVE_SECONDS):
+            process.terminate()
+            try:
+                async with asyncio.timeout(patience_seconds):
+                    await process.wait()
+            except TimeoutError:
+                log.warning("local worker is still there", pid=process.pid, after_seconds=patience_seconds)
+            else:
+                return
+        log.warning("local worker did not end in time and is killed", pid=process.pid)
+        process.kill()
+        await process.wait()
 
 
 def _meaning(code: int) -> str:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,8 @@ async def test_a_worker_that_dies_is_started_again(tmp_path: Path, monkeypatch: 
         os.kill(second, 0)
 
 
-async def test_a_worker_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+async def test_a_worker_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "LEAVE_SECONDS", 0.05)
     with pipe_at(tmp_path / "pipe") as pipe:
         worker = LocalWorker(["sh", "-c", f"trap '' TERM; echo $$ > {pipe.path}; exec sleep 600"])
         async with asyncio.TaskGroup() as tasks:
@@ -66,6 +68,41 @@ async def test_a_worker_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
             await worker.stop(grace_seconds=0.05)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+async def test_a_worker_whose_actions_go_on_is_told_to_leave_at_once(tmp_path: Path) -> None:
+    """The second SIGTERM ends the actions; a worker that is killed would leave them running."""
+    with pipe_at(tmp_path / "pipe") as pipe:
+        script = f"""
+            trap 'trap "echo left > {pipe.path}; exit 0" TERM; echo drains > {pipe.path}' TERM
+            echo ready > {pipe.path}
+            while :; do sleep 0.05; done
+        """
+        worker = LocalWorker(["sh", "-c", script])
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(worker.run())
+            assert await pipe.line() == "ready"
+            await worker.stop(grace_seconds=0.5)
+            assert [await pipe.line(), await pipe.line()] == ["drains", "left"]
+
+
+async def test_a_worker_that_is_just_being_started_is_stopped_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = asyncio.create_subprocess_exec
+    starting, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow_start(*arguments: Any, **options: Any) -> asyncio.subprocess.Process:
+        starting.set()
+        await go_on.wait()
+        return await start(*arguments, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slow_start)
+    worker = LocalWorker(["sleep", "600"])
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        tasks.create_task(worker.run())
+        await starting.wait()
+        stopping = tasks.create_task(worker.stop(grace_seconds=10))
+        await asyncio.wait([stopping], timeout=0.01)
+        go_on.set()
 
 
 async def test_a_worker_does_not_share_the_terminals_process_group(tmp_path: Path) -> None:
