@@ -44,6 +44,7 @@ from rexec.scheduler.broker import Broker
 from rexec.scheduler.clock import SystemClock
 from rexec.scheduler.execution import ExecutionService
 from rexec.scheduler.inputs import InputRoots
+from rexec.scheduler.log_streams import LogStreams
 from rexec.scheduler.operations import OperationsService
 from rexec.scheduler.results import Results
 from rexec.scheduler.workers import WorkersService
@@ -109,7 +110,7 @@ async def running(config: Config) -> AsyncIterator[Running]:
         server.add(re_pb2, "Capabilities", Capabilities(instances, lambda _context: _execution_capabilities()))
         server.add(re_pb2, "ContentAddressableStorage", ContentAddressableStorage(instances))
         server.add(re_pb2, "ActionCache", ActionCacheService(instances))
-        server.add(bytestream_pb2, "ByteStream", ByteStream(instances, uploads))
+        server.add(bytestream_pb2, "ByteStream", ByteStream(instances, uploads, others=[LogStreams(instances, broker)]))
         server.add(re_pb2, "Execution", execution)
         server.add(operations_proto_pb2, "Operations", operations)
         server.add(worker_pb2, "Workers", WorkersService(broker))

@@ -7,8 +7,10 @@ session, no task, no thread.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from functools import partial
+from typing import Protocol
 
 from cas.compression import Compression, Compressor, Decompression, compress, decompress
 from cas.context import RequestContext
@@ -25,14 +27,31 @@ INLINE_BYTES = 64 << 10
 spot: it comes in steps of 64 KiB in and 1 MiB out."""
 
 
+class OtherReader(Protocol):
+    """Reads resources that are not blobs."""
+
+    def claims(self, resource_name: str) -> bool:
+        """Whether the name is of its kind. Asked for every Read, so it must be quick."""
+        ...
+
+    def read(
+        self, request: bytestream_pb2.ReadRequest, context: RequestContext
+    ) -> AsyncGenerator[bytes, None]:  # fmt: skip
+        """The resource's bytes, as ByteStream.Read gives them: read_offset and read_limit are kept."""
+        ...
+
+
 class ByteStream:
     """google.bytestream.ByteStream."""
 
-    def __init__(self, instances: Instances, uploads: Uploads, max_blob_bytes: int = 0) -> None:
-        """`max_blob_bytes` is the largest blob that may be written, 0 for any size."""
+    def __init__(
+        self, instances: Instances, uploads: Uploads, max_blob_bytes: int = 0, others: Sequence[OtherReader] = ()
+    ) -> None:
+        """`max_blob_bytes` is the largest blob that may be written, 0 for any size; `others` read what they claim."""
         self._instances = instances
         self._uploads = uploads
         self._max_blob_bytes = max_blob_bytes
+        self._others = others
 
     async def Read(
         self, request: bytestream_pb2.ReadRequest, context: RequestContext
@@ -42,6 +61,12 @@ class ByteStream:
         Of a compressed read the offset counts bytes of the blob and a limit is refused (REAPI,
         ContentAddressableStorage). Raises MalformedRequest, BlobNotFound, OffsetOutOfRange.
         """
+        for other in self._others:
+            if other.claims(request.resource_name):
+                async with aclosing(other.read(request, context)) as pieces:
+                    async for piece in pieces:
+                        yield bytestream_pb2.ReadResponse(data=piece)
+                return
         name = parse_read_name(request.resource_name)
         offset, limit = request.read_offset, request.read_limit
         if limit < 0:

@@ -11,8 +11,10 @@ completed, so that a client that sees completion finds the result.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, Self, assert_never, cast
 from uuid import uuid4
 
@@ -25,10 +27,12 @@ from protos.rexec.worker.v1 import worker_pb2
 from rexec.scheduler import events as e
 from rexec.scheduler import letters
 from rexec.scheduler.clock import Clock, SystemClock, Timer
+from rexec.scheduler.live_logs import LiveLogs, Place, Running
+from rexec.scheduler.log_name import Output
 from rexec.scheduler.observer import Observer, Snapshot, Unobserved
 from rexec.scheduler.outbox import Outbox
 from rexec.scheduler.queue import Queue
-from rexec.scheduler.scheduler import Inlining, OperationState, Run
+from rexec.scheduler.scheduler import Inlining, LogRest, OperationState, Run
 from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.task import Candidate, Failure, Hold, Operation, Outcome, Stage, Task
 
@@ -79,6 +83,7 @@ class Broker:
         self._closed = False
         self._tasks = asyncio.TaskGroup()
         self._running: set[asyncio.Task[None]] = set()
+        self.logs = LiveLogs(self._send, settings.max_log_readers)
 
     async def __aenter__(self) -> Self:
         self._queue = Queue(self.settings, self.clock.monotonic())
@@ -126,28 +131,53 @@ class Broker:
     async def watch(self, name: str, keepalive_seconds: float) -> AsyncGenerator[OperationState, None]:
         operation = self._operation(name)
         self._apply(e.WaiterJoined(name))
+        try:
+            with self._told_of(name) as changed:
+                while True:
+                    changed.clear()  # before the state is read: what happens from here on is not lost
+                    if self._closed:
+                        raise Unavailable("the scheduler stops")
+                    state = self._state_of(operation)
+                    yield state
+                    if state.done:
+                        return
+                    timer = self.clock.call_at(self.clock.monotonic() + keepalive_seconds, changed.set)
+                    try:
+                        await changed.wait()
+                    finally:
+                        timer.cancel()
+        finally:
+            self._apply(e.WaiterLeft(name))
+
+    async def log(self, name: str, output: Output, offset: int) -> AsyncGenerator[bytes | LogRest, None]:
+        look = partial(self._place_of_log, self._operation(name))
+        with self._told_of(name) as changed:
+            async with aclosing(self.logs.read(look, changed, output, offset)) as parts:
+                async for part in parts:
+                    yield part
+
+    def _place_of_log(self, operation: Operation) -> Place:
+        if self._closed:
+            raise Unavailable("the scheduler stops")
+        task = operation.task
+        if operation.outcome is not None:
+            return Place(task.epoch, ended=self._state_of(operation))
+        if task.stage is not Stage.EXECUTING or task.lease is None:
+            return Place(task.epoch)
+        return Place(task.epoch, Running(task.lease.worker.worker_id, task.lease.lease_id, task.lease.epoch))
+
+    @contextmanager
+    def _told_of(self, name: str) -> Iterator[asyncio.Event]:
+        """An event that is set at every change of the operation, and when the broker stops."""
         changed = asyncio.Event()
         self._waiters.setdefault(name, set()).add(changed)
         try:
-            while True:
-                changed.clear()  # before the state is read: what happens from here on is not lost
-                if self._closed:
-                    raise Unavailable("the scheduler stops")
-                state = self._state_of(operation)
-                yield state
-                if state.done:
-                    return
-                timer = self.clock.call_at(self.clock.monotonic() + keepalive_seconds, changed.set)
-                try:
-                    await changed.wait()
-                finally:
-                    timer.cancel()
+            yield changed
         finally:
             waiting = self._waiters[name]
             waiting.discard(changed)
             if not waiting:
                 del self._waiters[name]
-            self._apply(e.WaiterLeft(name))
 
     async def state(self, name: str) -> OperationState:
         return self._state_of(self._operation(name))
@@ -309,6 +339,7 @@ class Broker:
             outbox.worker_id = worker_id
             self._outboxes[worker_id] = outbox
             outbox.put(welcome)
+            self.logs.welcomed(worker_id)
 
     def _send(self, worker_id: str, message: worker_pb2.ToWorker) -> None:
         """To a worker without a stream nothing is sent: when it comes back, Welcome says what holds."""

@@ -7,7 +7,9 @@ from google.longrunning import operations_pb2
 from cas.digest import Digest
 from cas.store import BlobStore
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+from rexec.scheduler.log_name import Output, log_name
 from rexec.scheduler.scheduler import Inlining, OperationState
+from rexec.scheduler.task import Stage
 
 
 def operation_of(
@@ -18,14 +20,16 @@ def operation_of(
     `response` replaces that of the state, for a client that wanted something inlined.
     """
     operation = operations_pb2.Operation(name=state.name, done=state.done)
-    operation.metadata.Pack(
-        re_pb2.ExecuteOperationMetadata(
-            stage=re_pb2.ExecutionStage.Value.Name(state.stage),
-            action_digest=state.action_digest.to_proto(),
-            digest_function=state.action_digest.function.value,
-            partial_execution_metadata=state.metadata,
-        )
+    metadata = re_pb2.ExecuteOperationMetadata(
+        stage=re_pb2.ExecutionStage.Value.Name(state.stage),
+        action_digest=state.action_digest.to_proto(),
+        digest_function=state.action_digest.function.value,
+        partial_execution_metadata=state.metadata,
     )
+    if state.stage is Stage.EXECUTING:
+        metadata.stdout_stream_name = log_name(state.name, Output.STDOUT)
+        metadata.stderr_stream_name = log_name(state.name, Output.STDERR)
+    operation.metadata.Pack(metadata)
     if state.done:
         answer = response if response is not None else state.response
         operation.response.Pack(answer if answer is not None else re_pb2.ExecuteResponse())

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from cas.digest import Digest
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+from rexec.scheduler.log_name import Output
 from rexec.scheduler.task import Candidate, Stage
 
 
@@ -58,6 +59,14 @@ class OperationState:
         return self.stage is Stage.COMPLETED
 
 
+@dataclass(frozen=True, slots=True)
+class LogRest:
+    """The end of a live log: what follows `offset` is in the result, if there is one."""
+
+    offset: int
+    state: OperationState
+
+
 class Scheduler(Protocol):
     """What a service may ask for. A name that is not known raises OperationNotFound."""
 
@@ -77,6 +86,14 @@ class Scheduler(Protocol):
 
         The operation counts as waited for until the iterator is closed: close it (contextlib.aclosing). Raises Unavailable
         when the scheduler stops.
+        """
+        ...
+
+    def log(self, name: str, output: Output, offset: int) -> AsyncGenerator[bytes | LogRest, None]:
+        """What the action prints, from `offset`, while it runs; a LogRest comes last.
+
+        Nobody counts as waiting for the operation because of it. Close the iterator. Raises ResourceExhausted if too many
+        logs are read, Unavailable when the scheduler stops.
         """
         ...
 

@@ -41,6 +41,8 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     of a pool that has no worker now."""
     ignored_properties: tuple[str, ...] = ()
     """Names of platform properties that are taken off actions, for clients that ask for what does not matter here."""
+    max_log_readers: int = 500
+    """The most readers of the output of running actions. Each may take 256 KiB of memory here."""
     max_slots: int = 4096
     """The most slots that a worker may claim."""
     max_prefetched_leases: int = 64
@@ -65,7 +67,7 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
         for name in ("max_attempts", "max_retained_operations", "max_queued_operations", "max_slots",
-                     "max_input_directories"):  # fmt: skip
+                     "max_input_directories", "max_log_readers"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
         if self.default_timeout_seconds > self.max_timeout_seconds:

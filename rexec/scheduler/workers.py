@@ -103,6 +103,8 @@ class WorkersService:
                 self._broker.hear(e.Progress(worker_id, progress.lease_id, progress.epoch, running, detail))
             case "finished":
                 self._broker.report(worker_id, message.finished)
+            case "log":
+                self._broker.logs.take(worker_id, message.log)
             case "draining":
                 log.info("worker draining", worker_id=worker_id[:100], reason=message.draining.reason[:200])
                 self._broker.hear(e.Draining(worker_id))
