@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
 # Installs the real clients that integration/ and bench/ drive: Debian's Bazel with its rules, a C++ compiler, a JDK,
-# rustc, and BuildStream with its casd. Idempotent: says so and ends within a second when everything is there.
+# rustc, BuildStream with its casd, and moon. Idempotent: says so and ends within a second when everything is there.
 # What does not come from apt goes below .clients/ in the checkout. Works as root or through sudo.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 clients="$root/.clients"
 buildstream_version=2.8.1
+moon_version=2.5.5
 packages=(
     bazel-bootstrap bazel-platforms bazel-skylib bazel-rules-java bazel-rules-proto
     g++ openjdk-17-jdk-headless rustc
     # BuildStream's local sandbox and the small root file system of its test project.
     bubblewrap busybox-static libfuse3-3 python3-venv
+    # moon wants its workspace to be a repository.
+    git
 )
 
 say() { printf 'install-clients: %s\n' "$*"; }
@@ -75,6 +78,28 @@ install_buildstream() {
     : >"$environment/complete-$buildstream_version"
 }
 
+install_moon() {
+    local place="$clients/moon" package="@moonrepo/core-linux-x64-gnu"
+    if [ -e "$place/complete-$moon_version" ]; then
+        say "moon $moon_version: present"
+        return
+    fi
+    [ "$(uname -m)" = x86_64 ] || fail "moon is packaged for x86_64 here, and this machine is $(uname -m)"
+    say "moon $moon_version: installing below .clients/moon"
+    rm -rf "$place"
+    mkdir -p "$place"
+    # An empty project of its own, or npm would look for one further up.
+    printf '{"private": true}\n' >"$place/package.json"
+    npm install --prefix "$place" --no-audit --no-fund --loglevel=error "$package@$moon_version" \
+        || fail "npm could not install $package@$moon_version"
+    "$place/node_modules/$package/moon" --version >/dev/null || fail "$place/node_modules/$package/moon does not start"
+    : >"$place/complete-$moon_version"
+}
+
+# Any npm will do; Debian's comes with 300 packages, so it is installed only where there is none.
+command -v npm >/dev/null || packages+=(npm)
+
 install_debian_packages
 install_buildstream
+install_moon
 say "all clients are installed"
