@@ -62,12 +62,12 @@ class RemoteStore:
         self,
         channel: aio.Channel,
         instance_name: str = "",
-        headers: Sequence[tuple[str, str]] = (),
+        headers: Iterable[tuple[str, str]] = (),
         retry_seconds: float = 30.0,
     ) -> None:
         self._instance_name = instance_name
         self._prefix = f"{instance_name}/" if instance_name else ""
-        self._headers = tuple(headers)
+        self._headers = headers  # iterated for each call, because a token may be replaced meanwhile
         self._retry_seconds = retry_seconds
         self._channel = channel
         self._find_missing: FindMissing = self._unary("FindMissingBlobs")
@@ -166,7 +166,7 @@ class RemoteStore:
         )
 
         async def first() -> tuple[ReadCall, bytes]:
-            call: ReadCall = self._read(request, metadata=self._headers)
+            call: ReadCall = self._read(request, metadata=tuple(self._headers))
             message = await call.read()
             # At the end of a stream read() gives EOF, and only the code tells an empty blob from a failure.
             if message is aio.EOF:
@@ -190,7 +190,7 @@ class RemoteStore:
         """See BlobStore."""
         name = f"{self._prefix}uploads/{uuid.uuid4()}/{digest.blob_name()}"
         await self._connected()
-        call: WriteCall = self._write(metadata=self._headers)
+        call: WriteCall = self._write(metadata=tuple(self._headers))
         try:
             # The server may answer before the end: it has the blob already, or refuses it.
             async for message in _write_requests(name, digest, chunks):
@@ -213,7 +213,7 @@ class RemoteStore:
             request_serializer=method.request_type.SerializeToString,
             response_deserializer=method.response_type.FromString,
         )
-        return partial(call, metadata=self._headers, timeout=CALL_SECONDS)
+        return lambda request: call(request, metadata=tuple(self._headers), timeout=CALL_SECONDS)
 
     async def _connected(self) -> None:
         try:

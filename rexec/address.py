@@ -1,4 +1,4 @@
-"""Addresses as people write them: grpc://HOST:PORT, HOST:PORT, unix:PATH."""
+"""Addresses as people write them: grpc://HOST:PORT, grpcs://HOST:PORT, HOST:PORT, unix:PATH."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def host_and_port(text: str) -> tuple[str, int]:
 
 
 def channel_target(text: str) -> str:
-    """What gRPC wants to connect to, for a server given as grpc://HOST:PORT, HOST:PORT or unix:PATH.
+    """What gRPC wants to connect to, for a server given as grpc[s]://HOST:PORT, HOST:PORT or unix:PATH.
 
     Raises ValueError for anything else.
     """
@@ -25,11 +25,18 @@ def channel_target(text: str) -> str:
         if text == "unix:":
             raise ValueError("'unix:' names no path, expected unix:PATH")
         return text
-    rest = text.removeprefix("grpc://").removesuffix("/")
+    rest = text.removeprefix("grpcs://" if is_secure(text) else "grpc://").removesuffix("/")
     if "://" in rest:
-        raise ValueError(f"{text!r} has a scheme that is not known here, expected grpc://HOST:PORT or unix:PATH")
+        raise ValueError(
+            f"{text!r} has a scheme that is not known here, expected grpc://HOST:PORT, grpcs://HOST:PORT or unix:PATH"
+        )
     host_and_port(rest)
     return rest
+
+
+def is_secure(text: str) -> bool:
+    """Whether the server's address asks for TLS."""
+    return text.startswith("grpcs://")
 
 
 def is_loopback(host: str) -> bool:

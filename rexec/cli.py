@@ -91,7 +91,7 @@ def serve(
 
 
 @main.command()
-@click.option("--server", required=True, metavar="grpc://HOST:PORT", help="The rexec server to work for.")
+@click.option("--server", required=True, metavar="grpc[s]://HOST:PORT", help="The rexec server to work for.")
 @click.option(
     "--slots", type=click.IntRange(min=1), metavar="N", help="Actions to run at once. [default: one for each core]"
 )
@@ -101,6 +101,10 @@ def serve(
     metavar="DIR",
     help="Where actions run. [default: $XDG_STATE_HOME/rexec-worker or ~/.local/state/rexec-worker]",
 )
+@click.option("--tls-ca", metavar="FILE", help="Authorities to trust for grpcs://. [default: the public ones]")
+@click.option("--tls-certificate", metavar="FILE", help="Certificate to show, if the server wants one; with --tls-key.")
+@click.option("--tls-key", metavar="FILE", help="Private key of the certificate.")
+@click.option("--token-file", metavar="FILE", help="File with the bearer token to show.")
 @click.option("--name", metavar="NAME", help="The worker's name in results and logs. [default: HOST-PID]")
 @click.option(
     "--config", type=_CONFIG, metavar="FILE", help="TOML file; its [worker] section holds every other option."
@@ -112,6 +116,10 @@ def worker(
     slots: int | None,
     cache_dir: str | None,
     work_dir: str | None,
+    tls_ca: str | None,
+    tls_certificate: str | None,
+    tls_key: str | None,
+    token_file: str | None,
     name: str | None,
     config: Path | None,
     die_with_parent: bool | None,
@@ -122,7 +130,7 @@ def worker(
     Only connects outwards. SIGTERM lets running actions end and hands back what does not end in time.
     """
     try:
-        target = channel_target(server)
+        channel_target(server)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--server") from error
     settings = _configured(
@@ -131,6 +139,10 @@ def worker(
         worker__cache_dir=cache_dir,
         worker__work_dir=work_dir,
         worker__name=name,
+        connection__tls_ca=tls_ca,
+        connection__tls_certificate=tls_certificate,
+        connection__tls_key=tls_key,
+        connection__token_file=token_file,
         worker__die_with_parent=die_with_parent,
         server__log_level=log_level,
     )
@@ -139,7 +151,7 @@ def worker(
 
     logs.configure(settings.server)
     try:
-        _run(lambda: work(target, settings))
+        _run(lambda: work(server, settings))
     except CannotWork as error:
         raise click.ClickException(str(error)) from error
 

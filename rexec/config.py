@@ -16,7 +16,10 @@ import msgspec
 from cas.assets_config import AssetSettings
 from cas.config import StoreSettings, parse_bytes
 from rexec.address import host_and_port
+from rexec.auth.settings import AuthSettings
+from rexec.connection_settings import ConnectionSettings
 from rexec.scheduler.settings import SchedulerSettings
+from rexec.tls import TlsSettings
 from rexec.worker.settings import WorkerSettings
 
 
@@ -28,8 +31,8 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """[server]: where the server listens and whom it serves."""
 
     listen: tuple[str, ...] = ("127.0.0.1:8980",)
-    """HOST:PORT of the gRPC services. Only this machine reaches the default: there is no authentication yet, and who
-    reaches the port may run any command here."""
+    """HOST:PORT of the gRPC services. Only this machine reaches the default. Before others may: [server.tls] and [auth], for
+    without them who reaches the port may run any command here."""
     metrics_listen: str = ""
     """HOST:PORT of the Prometheus metrics (http://HOST:PORT/metrics). Empty: none."""
     instance_names: tuple[str, ...] = ("", "main")
@@ -40,6 +43,7 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """How long calls under way may go on after SIGTERM."""
     max_calls: int = 50_000
     """Calls under way at once, waiting Execute streams included; one more is refused with RESOURCE_EXHAUSTED."""
+    tls: TlsSettings = TlsSettings()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What is logged to standard error."""
     log_format: Literal["auto", "text", "json"] = "auto"
@@ -68,6 +72,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     slots: int | None = None
     """Actions that the local workers of `rexec serve` run at once. 0: no local worker. Unset: [worker] slots."""
     server: ServerSettings = ServerSettings()
+    auth: AuthSettings = AuthSettings()
+    connection: ConnectionSettings = ConnectionSettings()
     store: StoreSettings = StoreSettings()
     assets: AssetSettings = AssetSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
@@ -77,6 +83,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """Refuse values that cannot work, naming them."""
         if self.slots is not None and self.slots < 0:
             raise ValueError(f"slots is {self.slots}, expected 0 or more")
+        if self.auth.certificates and not self.server.tls.client_ca:
+            raise ValueError("auth.certificates is set, expected server.tls.client_ca as well")
 
     @property
     def local_slots(self) -> int:

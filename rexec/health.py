@@ -10,11 +10,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable
 
 from cas.context import RequestContext
-from cas.errors import NotFound, Unavailable
+from cas.errors import NotFound, QueueFull, Unavailable
 from protos.grpc.health.v1 import health_pb2
 
 OVERALL = ""
 """The name that stands for the server as a whole (HealthCheckRequest.service)."""
+
+MAX_WATCHERS = 1000
+"""Streams of Watch at once. They need no credentials, and must not use up the calls that the server takes."""
 
 _Status = health_pb2.HealthCheckResponse
 
@@ -24,6 +27,7 @@ class Health:
 
     def __init__(self, services: Iterable[str]) -> None:
         self._services = frozenset((OVERALL, *services))
+        self._watchers = 0
         self._draining = False
         self._closed = False
         self._changed = asyncio.Event()
@@ -57,8 +61,20 @@ class Health:
     ) -> AsyncGenerator[health_pb2.HealthCheckResponse, None]:
         """The status now and at its change. A service that this server does not have is SERVICE_UNKNOWN, not a failure.
 
-        Raises Unavailable when the server stops.
+        Raises Unavailable when the server stops, and QueueFull.
         """
+        if self._watchers >= MAX_WATCHERS:
+            raise QueueFull(f"{MAX_WATCHERS} streams watch already")
+        self._watchers += 1
+        try:
+            async for answer in self._each(request):
+                yield answer
+        finally:
+            self._watchers -= 1
+
+    async def _each(
+        self, request: health_pb2.HealthCheckRequest
+    ) -> AsyncGenerator[health_pb2.HealthCheckResponse, None]:
         latest: health_pb2.HealthCheckResponse | None = None
         while True:
             changed = self._changed

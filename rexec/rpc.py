@@ -13,24 +13,35 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 import structlog
+from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
 from cas.context import ANYONE, Identity, RequestContext
-from cas.errors import Code, Internal, MalformedRequest, NotFound, QueueFull, StatusError
+from cas.errors import (
+    Code,
+    Internal,
+    MalformedRequest,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    QueueFull,
+    StatusError,
+)
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.methods import GeneratedModule, Method, methods_of
+from rexec.auth.credentials import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from google.protobuf.descriptor import FileDescriptor
+    from google.protobuf.descriptor import ServiceDescriptor
 
     ServicerContext = aio.ServicerContext[bytes, bytes]
 
@@ -77,8 +88,11 @@ class Unobserved:
         """Forget it."""
 
 
-Authenticate = Callable[["Mapping[str, str | bytes]"], Identity]
-"""Who sends a call with these headers; raises NotAuthenticated."""
+Authenticate = Callable[[Credentials], Awaitable[Identity]]
+"""Who sends a call with these credentials; raises NotAuthenticated, whose cause is for the log alone."""
+
+NOBODY = Identity("nobody", False, False, False, False, frozenset())
+"""Who calls a service that is open to all: nobody looks at his credentials."""
 
 
 class RpcServer:
@@ -89,7 +103,7 @@ class RpcServer:
 
     def __init__(
         self,
-        authenticate: Authenticate = lambda _headers: ANYONE,
+        authenticate: Authenticate | None = None,
         observer: RpcObserver | None = None,
         max_calls: int = 50_000,
         share_port: bool = False,
@@ -97,19 +111,35 @@ class RpcServer:
         options = (*SERVER_OPTIONS, ("grpc.so_reuseport", int(share_port)))
         self._server = aio.server(options=options)
         self._authenticate = authenticate
+        self._open_to_all: set[str] = set()
+        self.services: list[ServiceDescriptor] = []
+        """What has been added, for health and reflection."""
         self._observer = observer or Unobserved()
         self._max_calls = max_calls
         self._calls = 0
 
-    def add(self, source: GeneratedModule | FileDescriptor, service_name: str, service: object) -> None:
-        """Serve `service` as the service of that name; RPCs that it has no method for answer UNIMPLEMENTED."""
+    def add(
+        self,
+        source: GeneratedModule | FileDescriptor,
+        service_name: str,
+        service: object,
+        open_to_all: bool = False,
+    ) -> None:
+        """Serve `service` as the service of that name; RPCs that it has no method for answer UNIMPLEMENTED.
+
+        Who calls one that is `open_to_all` is not asked for credentials.
+        """
         handlers: dict[str, Any] = {}
         for name, method in methods_of(source, service_name).items():
             implementation = getattr(service, name, None)
             if implementation is not None:
                 handlers[name] = self._handler(method, implementation)
-        full_name = next(iter(methods_of(source, service_name).values())).path.split("/")[1]
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(full_name, handlers),))
+                if open_to_all:
+                    self._open_to_all.add(method.path)
+        file = source if isinstance(source, FileDescriptor) else source.DESCRIPTOR
+        descriptor = file.services_by_name[service_name]
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(descriptor.full_name, handlers),))
+        self.services.append(descriptor)
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
         """Listen on "HOST:PORT" or "unix:PATH" from `start` on; returns the port. Raises OSError if it is taken."""
@@ -172,7 +202,7 @@ class RpcServer:
         failure: StatusError
         with self._counted(method.path) as outcome:
             try:
-                answer = await call(self._context(method, context))
+                answer = await call(await self._context(method, context, outcome))
                 return answer.SerializeToString()
             except Exception as error:  # noqa: BLE001  # the edge: every failure becomes a status here
                 failure = outcome.failed(error)
@@ -185,7 +215,7 @@ class RpcServer:
         failure: StatusError | None = None
         with self._counted(method.path) as outcome:
             try:
-                async with aclosing(call(self._context(method, context))) as answers:
+                async with aclosing(call(await self._context(method, context, outcome))) as answers:
                     async for answer in answers:
                         await context.write(answer.SerializeToString())
             except Exception as error:  # noqa: BLE001  # the edge, as above
@@ -193,14 +223,22 @@ class RpcServer:
         if failure is not None:
             await _abort(context, failure)
 
-    def _context(self, method: Method, context: ServicerContext) -> RequestContext:
+    async def _context(self, method: Method, context: ServicerContext, outcome: _Outcome) -> RequestContext:
         if self._calls > self._max_calls:
             raise QueueFull(f"{self._calls} calls are under way, and the limit is {self._max_calls}")
         headers: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
+        outcome.peer = peer = context.peer()
+        if method.path in self._open_to_all:
+            identity = NOBODY
+        elif self._authenticate is None:
+            identity = ANYONE
+        else:
+            identity = await self._authenticate(Credentials(peer, headers, context.auth_context))
+        outcome.caller = identity.name
         return RequestContext(
             method=method.path,
-            peer=context.peer(),
-            identity=self._authenticate(headers),
+            peer=peer,
+            identity=identity,
             metadata=headers,
             request_metadata=request_metadata(headers),
             deadline_seconds=context.time_remaining(),
@@ -227,12 +265,18 @@ class _Outcome:
     def __init__(self, path: str) -> None:
         self.path = path
         self.code = Code.OK
+        self.peer = ""
+        self.caller = ""
 
     def failed(self, error: Exception) -> StatusError:
         """The status that `error` is for the client. One line in the log for his fault, a traceback for ours."""
         match error:
             case NotFound():
                 failure: StatusError = error  # the normal answer of a cache: no line
+            case NotAuthenticated() | NotAllowed():
+                failure = error  # whose text says nothing
+                reason = str(error.__cause__ or error)[:500]
+                log.info("call refused", method=self.path, peer=self.peer, caller=self.caller, reason=reason)
             case StatusError():
                 failure = error
                 log.info("call refused", method=self.path, code=error.code.name, reason=str(error)[:500])
@@ -295,8 +339,3 @@ def request_metadata(headers: Mapping[str, str | bytes]) -> re_pb2.RequestMetada
             except DecodeError:
                 return re_pb2.RequestMetadata()
     return re_pb2.RequestMetadata()
-
-
-def served_names(services: Iterable[tuple[GeneratedModule, str]]) -> tuple[str, ...]:
-    """The full names of services, as gRPC health and reflection want them."""
-    return tuple(source.DESCRIPTOR.services_by_name[name].full_name for source, name in services)

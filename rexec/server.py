@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -33,11 +34,18 @@ from cas.uploads import Uploads
 from protos.build.bazel.remote.asset.v1 import remote_asset_pb2
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.google.bytestream import bytestream_pb2
+from protos.grpc.health.v1 import health_pb2
+from protos.grpc.reflection.v1 import reflection_pb2
+from protos.grpc.reflection.v1alpha import reflection_pb2 as reflection_alpha_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.address import host_and_port
 from rexec.assets import FetchUnusable, open_assets
+from rexec.auth.authentication import Authentication
+from rexec.auth.credentials import AuthUnusable
 from rexec.config import Config
+from rexec.health import Health
 from rexec.local import LocalWorker, socket_path, worker_command
+from rexec.reflection import Reflection, ReflectionAlpha
 from rexec.rpc import RpcServer
 from rexec.scheduler.admission import Admission
 from rexec.scheduler.broker import Broker
@@ -49,6 +57,10 @@ from rexec.scheduler.operations import OperationsService
 from rexec.scheduler.results import Results
 from rexec.scheduler.workers import WorkersService
 from rexec.telemetry import Telemetry, shown
+from rexec.tls import server_credentials
+
+if TYPE_CHECKING:
+    import grpc
 
 log = structlog.get_logger()
 
@@ -68,6 +80,7 @@ class Running:
     """Where clients reach it, "HOST:PORT"; as configured, with the real port where 0 was asked for."""
     socket: Path
     """Where its local worker reaches it."""
+    health: Health
 
 
 async def serve(config: Config, config_file: Path | None, ready: Callable[[tuple[str, ...]], None]) -> None:
@@ -82,6 +95,7 @@ async def serve(config: Config, config_file: Path | None, ready: Callable[[tuple
         ready(server.addresses)
         await stop.wait()
         log.info("stopping")
+        server.health.drain()
 
 
 @asynccontextmanager
@@ -91,8 +105,11 @@ async def running(config: Config) -> AsyncIterator[Running]:
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         try:
+            authentication = Authentication(config.auth)
+            credentials = server_credentials(config.server.tls)
+            await stack.enter_async_context(authentication.running())
             stores = await stack.enter_async_context(open_stores(_placed(config)))
-        except (DirectoryUnusable, OSError) as error:
+        except (AuthUnusable, DirectoryUnusable, OSError) as error:
             raise CannotServe(str(error)) from error
         instances = Instances(
             Instance(name, stores.blobs, stores.action_cache) for name in config.server.instance_names
@@ -103,7 +120,12 @@ async def running(config: Config) -> AsyncIterator[Running]:
         broker = Broker(config.scheduler, Results(instances, inputs, clock), clock=clock, observer=telemetry)
         telemetry.watch(broker.snapshot, stores.used_bytes)
 
-        server = RpcServer(observer=telemetry, max_calls=config.server.max_calls, share_port=config.server.share_port)
+        server = RpcServer(
+            authenticate=authentication.identify,
+            observer=telemetry,
+            max_calls=config.server.max_calls,
+            share_port=config.server.share_port,
+        )
         admission = Admission(config.scheduler, inputs, clock)
         execution = ExecutionService(instances, broker, admission, config.scheduler, observer=telemetry)
         operations = OperationsService(instances, broker, config.scheduler, clock)
@@ -116,9 +138,10 @@ async def running(config: Config) -> AsyncIterator[Running]:
         server.add(worker_pb2, "Workers", WorkersService(broker))
         server.add(remote_asset_pb2, "Fetch", fetch)
         server.add(remote_asset_pb2, "Push", push)
+        health = _add_diagnostics(server)
 
         socket = socket_path(config.state_path)
-        addresses = _listen(server, config, socket)
+        addresses = _listen(server, config, socket, credentials)
         stack.callback(_remove, socket)
         if config.server.metrics_listen:
             try:
@@ -128,8 +151,20 @@ async def running(config: Config) -> AsyncIterator[Running]:
         stack.push_async_callback(server.stop, config.server.stop_seconds)
         # Stopped before the ports: that ends the streams that wait, with UNAVAILABLE, and no call has to be cut off.
         await stack.enter_async_context(broker)
+        stack.callback(health.close)
         await server.start()
-        yield Running(addresses, socket)
+        yield Running(addresses, socket, health)
+
+
+def _add_diagnostics(server: RpcServer) -> Health:
+    """Add health, which probes ask without credentials, and reflection, which is answered like any other call."""
+    health = Health([service.full_name for service in server.services])
+    server.add(health_pb2, "Health", health, open_to_all=True)
+    own = [file.DESCRIPTOR.services_by_name["ServerReflection"] for file in (reflection_pb2, reflection_alpha_pb2)]
+    reflection = Reflection([*server.services, *own])
+    server.add(reflection_pb2, "ServerReflection", reflection)
+    server.add(reflection_alpha_pb2, "ServerReflection", ReflectionAlpha(reflection))
+    return health
 
 
 def _placed(config: Config) -> StoreSettings:
@@ -152,12 +187,14 @@ async def _assets(config: Config, instances: Instances) -> AsyncIterator[tuple[F
         yield services
 
 
-def _listen(server: RpcServer, config: Config, socket: Path) -> tuple[str, ...]:
+def _listen(
+    server: RpcServer, config: Config, socket: Path, credentials: grpc.ServerCredentials | None
+) -> tuple[str, ...]:
     addresses = []
     try:
         for address in config.server.listen:
             host, _ = host_and_port(address)
-            addresses.append(f"{host}:{server.listen(address)}")
+            addresses.append(f"{host}:{server.listen(address, credentials)}")
         # The state directory is locked by now, so whoever left a socket there is gone.
         socket.unlink(missing_ok=True)
         server.listen(f"unix:{socket}")

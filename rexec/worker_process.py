@@ -8,11 +8,11 @@ from pathlib import Path
 
 import msgspec
 import structlog
-from grpc import aio
 
 from cas.errors import StatusError
-from cas.remote import CHANNEL_OPTIONS, RemoteStore
+from cas.remote import RemoteStore
 from rexec.config import Config
+from rexec.connection import CannotConnect, headers, open_channel
 from rexec.worker.link import dial_over
 from rexec.worker.processes import Unkillable
 from rexec.worker.settings import WorkerSettings
@@ -25,18 +25,23 @@ class CannotWork(Exception):
     """The worker cannot start; the text says why."""
 
 
-async def work(target: str, config: Config) -> None:
-    """Run actions for the server at `target` (a gRPC target) until SIGTERM or SIGINT. Raises CannotWork."""
+async def work(server: str, config: Config) -> None:
+    """Run actions for the server at grpc://, grpcs:// or unix: until SIGTERM or SIGINT. Raises CannotWork."""
     settings = _placed(config.worker)
-    async with aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
+    try:
+        shown = headers(server, config.connection)
+        opened = open_channel(server, config.connection)
+    except CannotConnect as error:
+        raise CannotWork(str(error)) from error
+    async with opened as channel:
 
         @cache
         def store_of(instance_name: str) -> RemoteStore:
-            return RemoteStore(channel, instance_name)
+            return RemoteStore(channel, instance_name, shown)
 
-        log.info("worker starts", server=target, slots=settings.slots, work_dir=settings.work_dir)
+        log.info("worker starts", server=server, slots=settings.slots, work_dir=settings.work_dir)
         try:
-            await run_agent(settings, dial_over(channel), store_of)
+            await run_agent(settings, dial_over(channel, shown), store_of)
         except (StatusError, Unkillable, OSError) as error:
             raise CannotWork(str(error)) from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -39,8 +39,8 @@ Dial = Callable[[], AbstractAsyncContextManager[Link]]
 """Opens a stream; leaving the context ends it. May wait until the scheduler can be reached, and raises LinkBroken."""
 
 
-def dial_over(channel: aio.Channel, headers: Sequence[tuple[str, str]] = ()) -> Dial:
-    """Streams over `channel`, each with `headers` as metadata."""
+def dial_over(channel: aio.Channel, headers: Iterable[tuple[str, str]] = ()) -> Dial:
+    """Streams over `channel`, each with `headers` as metadata; they are iterated for each stream."""
     attach = channel.stream_stream(
         _ATTACH.path,
         request_serializer=worker_pb2.FromWorker.SerializeToString,

@@ -17,6 +17,7 @@ from cas.digest import Digest
 from cas.errors import BlobNotFound, Code, InputsMissing, NotAuthenticated, QueueFull
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.google.bytestream import bytestream_pb2
+from rexec.auth.credentials import Credentials
 from rexec.rpc import RpcServer, request_metadata
 
 CAS = "/build.bazel.remote.execution.v2.ContentAddressableStorage/"
@@ -232,8 +233,8 @@ async def test_one_call_too_many_is_told_to_come_back() -> None:
 async def test_the_context_says_who_calls_and_for_which_build() -> None:
     service = Scripted()
 
-    def authenticate(headers: Any) -> Identity:
-        if headers.get("authorization") != "Bearer good":
+    async def authenticate(credentials: Credentials) -> Identity:
+        if credentials.headers.get("authorization") != "Bearer good":
             raise NotAuthenticated("not authenticated")
         return Identity(name="someone")
 
