@@ -8,8 +8,10 @@
     ├── OffsetOutOfRange        OUT_OF_RANGE
     ├── NotFound                NOT_FOUND
     │   ├── BlobNotFound
+    │   ├── ChunksMissing       with PreconditionFailure{MISSING} for the first of the missing chunks
     │   ├── ActionResultNotFound
     │   └── OperationNotFound
+    ├── AlreadyExists           ALREADY_EXISTS
     ├── FailedPrecondition      FAILED_PRECONDITION
     │   ├── InputsMissing       with PreconditionFailure{MISSING} for every missing blob
     │   ├── NoWorkerFits        names the unmatched platform property
@@ -67,6 +69,10 @@ class Code(IntEnum):
     UNAUTHENTICATED = 16
 
 
+NAMED_CHUNKS = 20
+"""Chunks that ChunksMissing names; 20 of the longest digests are 3 KiB of details."""
+
+
 class StatusError(Exception):
     """A failure with a gRPC status; its text is for the person who sent the request."""
 
@@ -95,6 +101,14 @@ def retry_info(delay_seconds: float) -> any_pb2.Any:
     delay = duration_pb2.Duration()
     delay.FromMilliseconds(round(delay_seconds * 1000))
     return packed(error_details_pb2.RetryInfo(retry_delay=delay))
+
+
+def missing_blobs(digests: Iterable[Digest]) -> any_pb2.Any:
+    """A google.rpc.PreconditionFailure with a violation of type MISSING for each digest."""
+    failure = error_details_pb2.PreconditionFailure()
+    for digest in digests:
+        failure.violations.add(type="MISSING", subject=digest.blob_name())
+    return packed(failure)
 
 
 class MalformedRequest(StatusError):
@@ -149,12 +163,34 @@ class BlobNotFound(NotFound):
         self.digest = digest
 
 
+class ChunksMissing(NotFound):
+    """Chunks that a blob is to be made of are not in the store (REAPI, ContentAddressableStorage.SpliceBlob, "Errors").
+
+    Text and details name the first ones, for both travel in headers of bounded size.
+    """
+
+    def __init__(self, digests: Iterable[Digest]) -> None:
+        self.digests = tuple(digests)
+        named = ", ".join(str(digest) for digest in self.digests[:NAMED_CHUNKS])
+        more = f" and {len(self.digests) - NAMED_CHUNKS} more" if len(self.digests) > NAMED_CHUNKS else ""
+        super().__init__(f"chunks missing from the store: {named}{more}")
+
+    def details(self) -> Iterable[any_pb2.Any]:
+        return (missing_blobs(self.digests[:NAMED_CHUNKS]),)
+
+
 class ActionResultNotFound(NotFound):
     """The action cache has no result, or one of whose blobs is gone."""
 
 
 class OperationNotFound(NotFound):
     """No operation of that name is known; it never was, or it ended long ago."""
+
+
+class AlreadyExists(StatusError):
+    """The thing is there already, and was not touched."""
+
+    code = Code.ALREADY_EXISTS
 
 
 class FailedPrecondition(StatusError):
@@ -177,10 +213,7 @@ class InputsMissing(FailedPrecondition):
         super().__init__(f"inputs missing from the store: {first}{more}")
 
     def details(self) -> Iterable[any_pb2.Any]:
-        failure = error_details_pb2.PreconditionFailure()
-        for digest in self.digests:
-            failure.violations.add(type="MISSING", subject=digest.blob_name())
-        return (packed(failure),)
+        return (missing_blobs(self.digests),)
 
 
 class NoWorkerFits(FailedPrecondition):
@@ -288,8 +321,8 @@ def from_status(code: int, message: str) -> StatusError:
     The class is one that has the code; details are not carried over, so InputsMissing comes back as FailedPrecondition.
     """
     if not _BY_CODE:
-        for kind in (MalformedRequest, OffsetOutOfRange, NotFound, FailedPrecondition, ResourceExhausted, Unavailable,
-                     ActionTimedOut, Cancelled, NotAllowed, NotAuthenticated, NotSupported):  # fmt: skip
+        for kind in (MalformedRequest, OffsetOutOfRange, NotFound, AlreadyExists, FailedPrecondition, ResourceExhausted,
+                     Unavailable, ActionTimedOut, Cancelled, NotAllowed, NotAuthenticated, NotSupported):  # fmt: skip
             _BY_CODE[kind.code] = kind
     found = _BY_CODE.get(code)
     return found(message) if found is not None else Unavailable(message or f"status {code}")

@@ -30,8 +30,15 @@ EXPECTED: list[tuple[StatusError, Code, str]] = [
     (errors.OffsetOutOfRange("offset 4 of 3"), Code.OUT_OF_RANGE, "offset 4 of 3"),
     (errors.NotFound("nothing here"), Code.NOT_FOUND, "nothing here"),
     (errors.BlobNotFound(DIGEST), Code.NOT_FOUND, f"no blob {DIGEST}"),
+    (errors.ChunksMissing([DIGEST, OTHER]), Code.NOT_FOUND, f"chunks missing from the store: {DIGEST}, {OTHER}"),
+    (
+        errors.ChunksMissing([DIGEST] * 20 + [OTHER] * 3),
+        Code.NOT_FOUND,
+        f"chunks missing from the store: {', '.join([str(DIGEST)] * 20)} and 3 more",
+    ),
     (errors.ActionResultNotFound("no result"), Code.NOT_FOUND, "no result"),
     (errors.OperationNotFound("no operation 7"), Code.NOT_FOUND, "no operation 7"),
+    (errors.AlreadyExists("there"), Code.ALREADY_EXISTS, "there"),
     (errors.FailedPrecondition("not now"), Code.FAILED_PRECONDITION, "not now"),
     (errors.InputsMissing([DIGEST]), Code.FAILED_PRECONDITION, f"inputs missing from the store: {DIGEST}"),
     (
@@ -56,6 +63,7 @@ EXPECTED: list[tuple[StatusError, Code, str]] = [
 ]
 
 WITH_DETAILS = (
+    errors.ChunksMissing,
     errors.InputsMissing,
     errors.QueueFull,
     errors.UploadsFull,
@@ -117,6 +125,12 @@ def test_each_qualifier_that_is_not_supported_is_a_violation() -> None:
     ]
 
 
+def test_missing_chunks_are_named_as_missing_inputs_are_as_far_as_a_header_goes() -> None:
+    (detail,) = errors.ChunksMissing([DIGEST] + [OTHER] * 30).to_proto().details
+
+    assert detail == errors.InputsMissing([DIGEST] + [OTHER] * 19).to_proto().details[0]
+
+
 def test_missing_inputs_may_come_from_an_iterator() -> None:
     failure = errors.InputsMissing(digest for digest in (DIGEST, OTHER))
 
@@ -157,6 +171,7 @@ CODES = {
     Code.INVALID_ARGUMENT: errors.MalformedRequest,
     Code.OUT_OF_RANGE: errors.OffsetOutOfRange,
     Code.NOT_FOUND: errors.NotFound,
+    Code.ALREADY_EXISTS: errors.AlreadyExists,
     Code.FAILED_PRECONDITION: errors.FailedPrecondition,
     Code.RESOURCE_EXHAUSTED: errors.ResourceExhausted,
     Code.UNAVAILABLE: errors.Unavailable,
