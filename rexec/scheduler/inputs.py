@@ -15,7 +15,7 @@ from itertools import chain
 from cas.digest import EMPTY, Digest
 from cas.errors import InputsMissing, MalformedRequest
 from cas.store import BlobStore
-from cas.tree import MAX_DEPTH, MAX_ENTRIES, Directory, DirectoryCache, read_directories
+from cas.tree import MAX_DEPTH, MAX_ENTRIES, MAX_TREE_BYTES, Directory, DirectoryCache, read_directories
 from rexec.scheduler.clock import Clock
 from rexec.scheduler.settings import SchedulerSettings
 
@@ -42,38 +42,54 @@ class InputRoots:
         self._clock = clock
         self._directories = DirectoryCache()
         self._whole: OrderedDict[tuple[str, Digest], _Whole] = OrderedDict()
+        self._times_forgotten = 0
 
     async def require(self, instance_name: str, store: BlobStore, root: Digest) -> None:
         """Raises InputsMissing, which names every missing blob that can be known to be missing, and MalformedRequest for
         a directory that is none or a tree too large to be laid out."""
         now = self._clock.monotonic()
+        times_forgotten = self._times_forgotten
         loaded: dict[Digest, Directory] = {}
         missing: set[Digest] = set()
+        # Held here, because others forget while this waits for the store.
+        believed: dict[Digest, _Whole] = {}
         wanted = [] if self._known(instance_name, root, now) else [root]
-        depth = 0
+        depth = entries = size_bytes = 0
         while wanted:
             depth += 1
             if depth > MAX_DEPTH:
                 raise MalformedRequest(f"the tree below {root} is more than {MAX_DEPTH} directories deep")
+            size_bytes += sum([digest.size_bytes for digest in wanted])
+            if size_bytes > MAX_TREE_BYTES:
+                raise MalformedRequest(f"the directories below {root} have more than {MAX_TREE_BYTES} bytes")
             found, gone = await read_directories(store, wanted, self._directories)
             loaded |= found
             missing |= gone
             if len(loaded) > self._settings.max_input_directories:
                 most = self._settings.max_input_directories
                 raise MalformedRequest(f"the tree below {root} has more than {most} different directories")
+            entries += sum([directory.entries for directory in found.values()])
+            if entries > MAX_ENTRIES:
+                raise _too_many_entries(root)
             children = dict.fromkeys(chain.from_iterable(directory.child_digests for directory in found.values()))
-            wanted = [
-                child
-                for child in children
-                if child not in loaded and child not in missing and not self._known(instance_name, child, now)
-            ]
+            wanted = []
+            for child in children:
+                if child in loaded or child in missing:
+                    continue
+                whole = self._known(instance_name, child, now)
+                if whole is None:
+                    wanted.append(child)
+                else:
+                    believed[child] = whole
         files = chain.from_iterable(directory.file_digests for directory in loaded.values())
         # The directories too: those that came from our own cache may have left the store.
         blobs = {*loaded, *files} - {EMPTY[root.function]}
         missing |= await store.find_missing(blobs) if blobs else set()
         if missing:
             raise InputsMissing(sorted(missing, key=lambda digest: digest.hash))
-        self._remember(instance_name, root, loaded, now)
+        measured = self._measured(root, loaded, believed, now)
+        if times_forgotten == self._times_forgotten:
+            self._remember(instance_name, measured)
 
     async def require_directory(self, store: BlobStore, root: Digest, path: Sequence[str]) -> None:
         """Raises MalformedRequest unless `path`, from the root, names a directory of the input root.
@@ -97,6 +113,7 @@ class InputRoots:
 
     def forget(self, instance_name: str) -> None:
         """Believe nothing of an instance any more: something that was there is gone."""
+        self._times_forgotten += 1
         for key in [key for key in self._whole if key[0] == instance_name]:
             del self._whole[key]
 
@@ -104,9 +121,11 @@ class InputRoots:
         whole = self._whole.get((instance_name, digest))
         return whole if whole is not None and whole.until > now else None
 
-    def _remember(self, instance_name: str, root: Digest, loaded: dict[Digest, Directory], now: float) -> None:
-        """Note what was found whole, children before their parents, and measure it. Raises MalformedRequest for a tree
-        past the limits: a few directories that hold each other many times can describe more files than any disk has."""
+    def _measured(
+        self, root: Digest, loaded: dict[Digest, Directory], believed: dict[Digest, _Whole], now: float
+    ) -> dict[Digest, _Whole]:
+        """What was found whole, children before their parents. Raises MalformedRequest for a tree past the limits: a few
+        directories that hold each other many times can describe more files than any disk has."""
         until = now + self._settings.inputs_known_seconds
         measured: dict[Digest, _Whole] = {}
         stack = [root] if root in loaded else []
@@ -121,19 +140,24 @@ class InputRoots:
                 stack += ahead
                 continue
             stack.pop()
-            held = [measured.get(child) or self._whole[instance_name, child] for child in children]
+            held = [measured.get(child) or believed[child] for child in children]
             entries = loaded[digest].entries + sum([whole.entries for whole in held])
             depth = 1 + max([whole.depth for whole in held], default=0)
             if entries > MAX_ENTRIES:
-                raise MalformedRequest(
-                    f"the tree below {root} has more than {MAX_ENTRIES} files, directories and symlinks"
-                )
+                raise _too_many_entries(root)
             if depth > MAX_DEPTH:
                 raise MalformedRequest(f"the tree below {root} is more than {MAX_DEPTH} directories deep")
             # What was believed already keeps its own end: the parent is not believed for longer than its parts.
             end = min([until, *[whole.until for whole in held]])
             measured[digest] = _Whole(end, entries, depth)
+        return measured
+
+    def _remember(self, instance_name: str, measured: dict[Digest, _Whole]) -> None:
         for digest, whole in measured.items():
             self._whole[instance_name, digest] = whole
         while len(self._whole) > MAX_KNOWN:
             self._whole.popitem(last=False)
+
+
+def _too_many_entries(root: Digest) -> MalformedRequest:
+    return MalformedRequest(f"the tree below {root} has more than {MAX_ENTRIES} files, directories and symlinks")

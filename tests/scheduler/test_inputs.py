@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from cas.digest import Digest
 from cas.errors import InputsMissing, MalformedRequest
+from rexec.scheduler import inputs
 from rexec.scheduler.settings import SchedulerSettings
 from tests.scheduler.world import World
 
@@ -77,3 +80,38 @@ async def test_too_many_directories_are_refused() -> None:
 
 async def test_the_empty_root_is_always_there(world: World) -> None:
     await world.inputs.require("main", world.store, Digest.of(b""))
+
+
+async def test_what_is_forgotten_in_the_middle_of_a_check_is_neither_lacked_nor_believed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another action's worker reports missing inputs while this one waits for the store."""
+    await world.inputs.require("main", world.store, await world.root({"dir/part": b"part"}))
+    whole = await world.root({"dir/part": b"part", "new": b"new"})
+    find_missing = world.store.find_missing
+
+    async def forgetful(digests: Iterable[Digest]) -> set[Digest]:
+        world.inputs.forget("main")
+        return await find_missing(digests)
+
+    monkeypatch.setattr(world.store, "find_missing", forgetful)
+    await world.inputs.require("main", world.store, whole)
+    monkeypatch.undo()
+    world.store.evicted.add(Digest.of(b"part"))
+    with pytest.raises(InputsMissing):
+        await world.inputs.require("main", world.store, whole)
+
+
+async def test_a_tree_that_is_too_large_is_refused_before_all_of_it_is_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = await world.root({f"a/b/c/file{number}": b"%d" % number for number in range(10)})
+    monkeypatch.setattr(inputs, "MAX_TREE_BYTES", 300)
+    with pytest.raises(MalformedRequest, match="more than 300 bytes"):
+        await world.inputs.require("main", world.store, deep)
+    monkeypatch.undo()
+    wide = await world.root({"a/1": b"1", "a/2": b"2", "a/3": b"3", "a/b/4": b"4"})
+    world.store.evicted.add(await world.root({"4": b"4"}))
+    monkeypatch.setattr(inputs, "MAX_ENTRIES", 4)
+    with pytest.raises(MalformedRequest, match="more than 4 files"):
+        await world.inputs.require("main", world.store, wide)
