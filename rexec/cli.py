@@ -12,9 +12,10 @@ from typing import Any
 import click
 
 from rexec import __version__
-from rexec.address import channel_target, host_and_port, is_loopback
-from rexec.client_flags import client_flags
+from rexec.address import channel_target
+from rexec.client_flags import Access, client_flags, reachable, worker_flags
 from rexec.config import Config, ConfigError, load, with_changes
+from rexec.exposure import warnings
 
 # Read by gRPC when it is imported: its notices on standard error mean nothing to users, and its fork handlers, which
 # nothing here needs, would write one for every process started.
@@ -161,6 +162,16 @@ def worker(
 def check_config(file: Path) -> None:
     """Check a configuration FILE: exit 0 if `rexec serve --config FILE` would take it, else say what is wrong."""
     settings = _configured(file)
+    from rexec.auth.authentication import Authentication
+    from rexec.auth.credentials import AuthUnusable
+    from rexec.tls import read
+
+    try:
+        Authentication(settings.auth)
+        if settings.server.tls.enabled:
+            read(settings.server.tls)
+    except AuthUnusable as error:
+        raise click.ClickException(f"{file}: {error}") from error
     click.echo(f"{file}: good")
     click.echo(f"  listens on {', '.join(settings.server.listen)}; instance names {_names(settings)}")
     click.echo(f"  keeps its data in {settings.state_path}; {settings.local_slots} local slots")
@@ -169,15 +180,20 @@ def check_config(file: Path) -> None:
 def greeting(config: Config, addresses: tuple[str, ...]) -> str:
     """What `rexec serve` prints once it answers calls: where it is, and what to paste into the clients."""
     slots = config.local_slots
+    hostname = socket.gethostname()
+    access = Access(
+        tls=config.server.tls.enabled,
+        certificate=bool(config.server.tls.client_ca),
+        token=bool(config.auth.tokens.file or config.auth.jwt),
+    )
     lines = [
         f"rexec {__version__} serves on {', '.join(addresses)}",
         f"  {slots} local slot{'' if slots == 1 else 's'}; instance names {_names(config)}; data in {config.state_path}",
     ]
     if slots == 0:
-        lines.append(f"  no local worker: start some with  rexec worker --server grpc://{addresses[0]}")
-    if not all(is_loopback(host_and_port(address)[0]) for address in addresses):
-        lines.append("  warning: other machines reach this port, and whoever does may run commands here")
-    flags = client_flags(addresses[0], config.server.instance_names, executes=True, hostname=socket.gethostname())
+        lines.append(f"  no local worker: start some with  {worker_flags(reachable(addresses[0], hostname), access)}")
+    lines += [f"  warning: {text}" for text in warnings(config, addresses)]
+    flags = client_flags(addresses[0], config.server.instance_names, True, hostname, access)
     return "\n".join([*lines, "", flags, "", "Ctrl-C stops the server."])
 
 

@@ -19,7 +19,7 @@ from rexec.address import host_and_port
 from rexec.auth.settings import AuthSettings
 from rexec.connection_settings import ConnectionSettings
 from rexec.scheduler.settings import SchedulerSettings
-from rexec.tls import TlsSettings
+from rexec.tls_settings import TlsSettings
 from rexec.worker.settings import WorkerSettings
 
 

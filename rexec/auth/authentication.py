@@ -19,7 +19,7 @@ from cas.context import Identity
 from cas.errors import NotAuthenticated
 from rexec.auth.certificates import Certificates
 from rexec.auth.credentials import AuthUnusable, Credentials, Refused
-from rexec.auth.rights import THE_SERVERS_OWN, identity_of
+from rexec.auth.identities import THE_SERVERS_OWN, identity_of
 from rexec.auth.settings import AuthSettings, JwtSettings
 from rexec.auth.tokens import Tokens
 

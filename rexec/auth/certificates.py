@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cas.context import Identity
-from rexec.auth.rights import identity_of
+from rexec.auth.identities import identity_of
 from rexec.auth.settings import CertificateSettings
 
 

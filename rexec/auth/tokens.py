@@ -13,7 +13,8 @@ import msgspec
 
 from cas.context import Identity
 from rexec.auth.credentials import AuthUnusable, Refused
-from rexec.auth.rights import Right, identity_of
+from rexec.auth.identities import identity_of
+from rexec.auth.rights import Right
 from rexec.auth.watched_file import WatchedFile
 
 _BLINDING = os.urandom(32)

@@ -18,8 +18,9 @@ from jwt.exceptions import PyJWTError
 from cas.context import Identity
 from cas.errors import Unavailable
 from rexec.auth.credentials import Refused
+from rexec.auth.identities import identity_of
 from rexec.auth.keys import KeyName, Keys, KeySet, key_for
-from rexec.auth.rights import Right, identity_of
+from rexec.auth.rights import Right
 from rexec.auth.settings import JwtSettings
 
 MAX_REMEMBERED = 10_000

@@ -1,0 +1,29 @@
+"""What a server gives away to those who reach its ports, said once at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rexec.address import host_and_port, is_loopback
+from rexec.auth.rights import Right
+from rexec.config import Config
+
+
+def warnings(config: Config, addresses: Sequence[str]) -> list[str]:
+    """One line for each risk that other machines are; none for a server that only this machine reaches."""
+    if all(is_loopback(host_and_port(address)[0]) for address in addresses):
+        return []
+    tls, auth = config.server.tls, config.auth
+    found = []
+    powers = {Right.EXECUTE: "run commands here", Right.WORK: "attach workers"}
+    can = [words for right, words in powers.items() if right in auth.anonymous_rights]
+    if can and not tls.client_ca:
+        found.append(f"other machines reach this port, and whoever does may {' and '.join(can)}: see [auth]")
+    elif Right.UPDATE_ACTION_CACHE in auth.anonymous_rights and not tls.client_ca:
+        found.append(
+            "other machines reach this port, and whoever does may put results into the action cache: see [auth]"
+        )
+    if not tls.enabled:
+        what = "tokens, sources and results" if auth.knows_identities else "sources and results"
+        found.append(f"{what} travel unencrypted: see [server.tls]")
+    return found
