@@ -47,9 +47,13 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-MAX_RECEIVED_BYTES = 64 << 20
-"""A request may be this large. FindMissingBlobs of 100,000 digests is 8 MiB; Buck2 sends blobs in single messages as
-large as the batch limit with its framing on top; gRPC's own default of 4 MiB would cut both off."""
+MAX_RECEIVED_BYTES = 16 << 20
+"""A request may be this large. FindMissingBlobs of 100,000 digests is 8 MiB, of SHA-512 14 MiB; Buck2 sends blobs in single
+messages as large as the batch limit with its framing on top; gRPC's own default of 4 MiB would cut both off. More is not
+received: a message of nothing but empty entries, two bytes each, takes 25 times its size once it is parsed."""
+
+MAX_SENT_BYTES = 64 << 20
+"""An answer may be this large; those that grow with what was asked, such as FindMissingBlobs', stay below by far."""
 
 METADATA_NAMES = (
     "build.bazel.remote.execution.v2.requestmetadata-bin",
@@ -60,7 +64,7 @@ METADATA_NAMES = (
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
-    ("grpc.max_send_message_length", MAX_RECEIVED_BYTES),
+    ("grpc.max_send_message_length", MAX_SENT_BYTES),
     ("grpc.max_concurrent_streams", 100_000),
     # Clients ping as often as every 10 s, also without a call; gRPC's default answers that with GOAWAY too_many_pings.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
@@ -313,17 +317,31 @@ class _EachParsed:
         return _parsed(self._method, await self._next())
 
 
-MAX_DETAILS_BYTES = 6 << 10
-"""Details travel in a trailer, and clients refuse more than 8 KiB of metadata unless told otherwise. Whoever has more to
-say (InputsMissing with many blobs) says it in a message: ExecuteResponse.status."""
+MAX_DETAILS_BYTES = 4 << 10
+"""Details travel in a trailer, in base64, and clients refuse more than 8 KiB of metadata unless told otherwise. Whoever has
+more to say (InputsMissing with many blobs) says it in a message: ExecuteResponse.status."""
+
+MAX_TEXT_BYTES = 2 << 10
+"""The text travels beside them, and every byte of it that is not printable ASCII takes three ("%E6"). A client that is sent
+too much sees a broken stream instead of the status."""
 
 
 async def _abort(context: ServicerContext, failure: StatusError) -> None:
     status = failure.to_proto()
-    text = str(failure)[:2000]
     details = status.SerializeToString() if status.details else b""
     trailers = (("grpc-status-details-bin", details),) if 0 < len(details) <= MAX_DETAILS_BYTES else ()
-    await context.abort(_GRPC_CODES[failure.code], text, trailers)
+    await context.abort(_GRPC_CODES[failure.code], shortened(str(failure)), trailers)
+
+
+def shortened(text: str) -> str:
+    """As much of the beginning of `text` as takes MAX_TEXT_BYTES in the header "grpc-message"."""
+    left_bytes = MAX_TEXT_BYTES
+    for place, character in enumerate(text[:MAX_TEXT_BYTES]):
+        # gRPC over HTTP/2, "Percent-Encoded": what is not printable ASCII, and the percent sign.
+        left_bytes -= 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())
+        if left_bytes < 0:
+            return text[:place]
+    return text[:MAX_TEXT_BYTES]
 
 
 _GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}

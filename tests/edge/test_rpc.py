@@ -14,11 +14,11 @@ from grpc import aio
 
 from cas.context import Identity, RequestContext
 from cas.digest import Digest
-from cas.errors import BlobNotFound, Code, InputsMissing, NotAuthenticated, QueueFull
+from cas.errors import BlobNotFound, Code, InputsMissing, MalformedRequest, NotAuthenticated, QueueFull
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.google.bytestream import bytestream_pb2
 from rexec.auth.credentials import Credentials
-from rexec.rpc import RpcServer, request_metadata
+from rexec.rpc import MAX_RECEIVED_BYTES, MAX_TEXT_BYTES, RpcServer, request_metadata, shortened
 
 CAS = "/build.bazel.remote.execution.v2.ContentAddressableStorage/"
 
@@ -275,3 +275,40 @@ async def test_a_port_in_use_is_refused_at_once() -> None:
         second.listen(f"127.0.0.1:{port}")
     await first.stop(0)
     await second.stop(0)
+
+
+@pytest.mark.parametrize(
+    "text", ["漢" * 4_000, "\N{DESERET SMALL LETTER YEE}" * 4_000, "%" * 4_000, "\n" * 4_000, "x" * 4_000]
+)
+async def test_a_status_never_breaks_the_stream_with_a_text_too_long_for_a_header(text: str) -> None:
+    service = Scripted()
+    service.failure = MalformedRequest(text)
+    async with serving(scripted(service)) as channel:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await find_missing(channel, b"")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    said = caught.value.details()
+    assert said
+    assert text.startswith(said)
+
+
+def test_a_short_text_is_sent_whole() -> None:
+    assert shortened("blob 'ä' is 100% wrong\n") == "blob 'ä' is 100% wrong\n"
+    assert shortened("x" * MAX_TEXT_BYTES) == "x" * MAX_TEXT_BYTES
+
+
+async def test_details_and_text_together_fit_what_clients_receive() -> None:
+    service = Scripted()
+    service.failure = InputsMissing([Digest(f"{number:064x}", number) for number in range(44)])
+    async with serving(scripted(service)) as channel:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await find_missing(channel, b"")
+    trailers = dict(caught.value.trailing_metadata() or ())
+    assert 3_900 < len(trailers["grpc-status-details-bin"]) <= 4_096
+
+
+async def test_a_request_larger_than_any_client_sends_is_not_received() -> None:
+    async with serving(scripted(Scripted())) as channel:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await find_missing(channel, b"\x12\x00" * (MAX_RECEIVED_BYTES // 2 + 1))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
