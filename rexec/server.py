@@ -56,6 +56,7 @@ from rexec.scheduler.log_streams import LogStreams
 from rexec.scheduler.operations import OperationsService
 from rexec.scheduler.results import Results
 from rexec.scheduler.workers import WorkersService
+from rexec.state_directory import claimed
 from rexec.telemetry import Telemetry, shown
 from rexec.tls import server_credentials
 
@@ -105,6 +106,7 @@ async def running(config: Config) -> AsyncIterator[Running]:
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         try:
+            stack.enter_context(claimed(config.state_path))
             authentication = Authentication(config.auth)
             credentials = server_credentials(config.server.tls)
             await stack.enter_async_context(authentication.running())

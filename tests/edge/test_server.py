@@ -78,6 +78,16 @@ async def test_a_second_server_on_the_state_directory_fails_and_names_it(tmp_pat
         assert (await capabilities(f"unix:{first.socket}")).HasField("cache_capabilities")
 
 
+async def test_the_state_directory_is_one_servers_wherever_the_blobs_are(tmp_path: Path) -> None:
+    """The local worker's socket lies there; a second server must not take it away."""
+    elsewhere = config(tmp_path / "state", '[store]\nkind = "memory"')
+    async with running(elsewhere) as first:
+        with pytest.raises(CannotServe, match=f"{tmp_path / 'state'} is in use"):
+            async with running(elsewhere):
+                pass
+        assert (await capabilities(f"unix:{first.socket}")).HasField("cache_capabilities")
+
+
 async def test_a_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CannotServe, match=str(tmp_path / "file")):
