@@ -18,7 +18,7 @@ from google.rpc import status_pb2
 from cas.assets import Asset, AssetNotFound, Assets, Kind, Presence, asset_key
 from cas.context import RequestContext
 from cas.digest import Digest, function_for, parse_digests
-from cas.errors import Code, InputsMissing, MalformedRequest, NotAllowed
+from cas.errors import Code, InputsMissing, MalformedRequest, NotAllowed, StatusError, from_status
 from cas.fetch_failure import FetchFailed
 from cas.fetch_origin import is_fetchable
 from cas.fetch_origins import Origin, Origins
@@ -64,6 +64,9 @@ class FetchService:
     ) -> asset_pb2.FetchBlobResponse:
         """A blob by URI. Raises MalformedRequest, AssetNotFound."""
         answer = await self._answer(Kind.BLOB, request, context)
+        if answer.failure is not None and context.request_metadata.tool_details.tool_name == "bazel":
+            # Bazel up to 5 does not look at `status`, and takes the digest that is not there for that of an empty file.
+            raise _as_status(answer.failure)
         response = _filled(asset_pb2.FetchBlobResponse(), answer)
         if answer.digest is not None:
             response.blob_digest.CopyFrom(answer.digest.to_proto())
@@ -201,6 +204,12 @@ def _filled(response: _Response, answer: _Answer) -> _Response:
     if answer.digest is not None:
         response.digest_function = answer.digest.function.value
     return response
+
+
+def _as_status(failure: status_pb2.Status) -> StatusError:
+    """The failure of a fetch as one of the call. ABORTED becomes FAILED_PRECONDITION: clients repeat the other one."""
+    code = Code.FAILED_PRECONDITION if failure.code == Code.ABORTED else failure.code
+    return from_status(code, failure.message)
 
 
 def _check_uris(uris: Sequence[str]) -> None:
