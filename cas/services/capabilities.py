@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from cas.chunking import FAST_CDC_AVERAGE_BYTES, FAST_CDC_SEED, REP_MAX_HORIZON_BYTES, REP_MAX_MIN_BYTES
 from cas.compression import Compressor
 from cas.context import RequestContext
 from cas.hashing import DigestFunction
@@ -67,6 +68,14 @@ class Capabilities:
                 supported_compressors=_COMPRESSORS,
                 supported_batch_update_compressors=_COMPRESSORS,
                 max_cas_blob_size_bytes=self._max_blob_bytes,
+                split_blob_support=True,
+                splice_blob_support=True,
+                fast_cdc_2020_params=re_pb2.FastCdc2020Params(
+                    avg_chunk_size_bytes=FAST_CDC_AVERAGE_BYTES, seed=FAST_CDC_SEED
+                ),
+                rep_max_cdc_params=re_pb2.RepMaxCdcParams(
+                    min_chunk_size_bytes=REP_MAX_MIN_BYTES, horizon_size_bytes=REP_MAX_HORIZON_BYTES
+                ),
             ),
         )
         if self._execution is not None:

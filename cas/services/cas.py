@@ -1,4 +1,7 @@
-"""REAPI ContentAddressableStorage over the stores: blobs in batches, and whole directory trees."""
+"""REAPI ContentAddressableStorage over the stores: blobs in batches, and whole directory trees.
+
+What deals with chunks of blobs is in cas/services/chunks.py.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from cas.context import RequestContext
 from cas.digest import Digest, function_for, parse_digests
 from cas.errors import BlobNotFound, Code, DigestMismatch, MalformedRequest, StatusError
 from cas.instances import Instances
+from cas.services.chunks import Chunks
 from cas.services.fields import digest_field
 from cas.tree import levels
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
@@ -61,10 +65,14 @@ _MISSING: Final = status_pb2.Status(code=int(Code.NOT_FOUND), message="no such b
 
 
 class ContentAddressableStorage:
-    """build.bazel.remote.execution.v2.ContentAddressableStorage, without SplitBlob and SpliceBlob."""
+    """build.bazel.remote.execution.v2.ContentAddressableStorage."""
 
-    def __init__(self, instances: Instances) -> None:
+    def __init__(self, instances: Instances, max_blob_bytes: int = 0) -> None:
+        """`max_blob_bytes` is the largest blob that may be spliced, 0 for any size."""
         self._instances = instances
+        chunks = Chunks(instances, max_blob_bytes)
+        self.SplitBlob = chunks.SplitBlob
+        self.SpliceBlob = chunks.SpliceBlob
 
     async def FindMissingBlobs(
         self, request: re_pb2.FindMissingBlobsRequest, context: RequestContext

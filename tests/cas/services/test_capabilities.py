@@ -47,7 +47,15 @@ async def test_53_a_server_without_execution_is_a_cache(cache: Cache) -> None:
     assert part.symlink_absolute_path_strategy == re_pb2.SymlinkAbsolutePathStrategy.ALLOWED
     assert set(part.supported_compressors) == {1, 2, 3}
     assert set(part.supported_batch_update_compressors) == {1, 2, 3}
-    assert (part.split_blob_support, part.splice_blob_support) == (False, False)
+
+
+async def test_54_blobs_are_split_and_spliced_with_the_parameters_that_are_recommended(cache: Cache) -> None:
+    part = (await ask(cache)).cache_capabilities
+    assert (part.split_blob_support, part.splice_blob_support) == (True, True)
+    assert part.fast_cdc_2020_params == re_pb2.FastCdc2020Params(avg_chunk_size_bytes=512 << 10, seed=0)
+    assert part.rep_max_cdc_params == re_pb2.RepMaxCdcParams(
+        min_chunk_size_bytes=256 << 10, horizon_size_bytes=2048 << 10
+    )
 
 
 async def test_53_both_parts_come_together(cache: Cache) -> None:
