@@ -116,6 +116,7 @@ async def _verified(digest: Digest, chunks: AsyncIterator[bytes]) -> AsyncGenera
         else:
             hash_so_far.update(chunk)
         yield chunk
+        del chunk  # or it would stay in memory for as long as a slow client takes to send the next
     if hashing is not None:
         await hashing
     actual = Digest(hash_so_far.hexdigest(), size_bytes, digest.function)

@@ -259,6 +259,7 @@ class DiskStore:
             async with aclosing(_measured(digest, chunks)) as measured:
                 async for chunk in measured:
                     buffer += chunk
+                    del chunk
                     if len(buffer) >= CHUNK_BYTES:
                         await self._take_in(incoming, buffer)
                         buffer = bytearray()
@@ -410,6 +411,7 @@ async def _measured(digest: Digest, chunks: AsyncIterator[bytes]) -> AsyncGenera
         if size_bytes > digest.size_bytes:
             raise DigestMismatch(digest, f"at least {size_bytes} bytes")
         yield chunk
+        del chunk  # or it would stay in memory for as long as a slow client takes to send the next
     if size_bytes != digest.size_bytes:
         raise DigestMismatch(digest, f"{size_bytes} bytes")
 

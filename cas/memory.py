@@ -82,6 +82,7 @@ class MemoryStore:
                 self._reserve(len(chunk))
                 reserved += len(chunk)
                 data += chunk
+                del chunk
             if len(data) != digest.size_bytes:
                 raise DigestMismatch(digest, f"{len(data)} bytes")
             if digest in self._ledger:

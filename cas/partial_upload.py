@@ -60,6 +60,8 @@ class Gathered:
 
     async def append(self, data: bytes) -> None:
         check_room(self, data)
+        if not data:
+            return  # a million empty messages are not to leave a trace
         self._account(len(data))
         self._parts.append(data)
         self.received_bytes += len(data)
@@ -97,6 +99,8 @@ class Streamed:
     async def append(self, data: bytes) -> None:
         check_room(self, data)
         self._check_store()
+        if not data:
+            return
         if self._stored.is_set():
             self.received_bytes += len(data)
             return  # the store had the blob from elsewhere and stopped reading
@@ -156,6 +160,7 @@ class Streamed:
                 self._account(-len(chunk))
                 self._taken.set()
                 yield chunk
+                del chunk  # no longer counted, so no longer held
             if self._ended:
                 return
             self._arrived.clear()

@@ -1,87 +1,23 @@
-"""Uploads that outlive their stream, and the bounds on them (behaviours 44, 48, 50, 55)."""
+"""Uploads that outlive their stream (behaviours 44, 48, 50)."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import pytest
 
 from cas.compose import Verified
 from cas.digest import Digest
-from cas.errors import Cancelled, Code, DigestMismatch, OffsetMismatch, StoreFull, Unavailable, UploadsFull
+from cas.errors import Cancelled, DigestMismatch, OffsetMismatch, StoreFull
 from cas.memory import MemoryStore
-from cas.store import CHUNK_BYTES, SMALL_BLOB_BYTES, BlobStore
+from cas.store import CHUNK_BYTES, SMALL_BLOB_BYTES
 from cas.uploads import UploadKey, Uploads
-
-SMALL = b"small blob" * 100
-LARGE = bytes(range(256)) * (3 * CHUNK_BYTES // 256) + b"and a bit"
-BOTH = pytest.mark.parametrize("blob", [SMALL, LARGE], ids=["small", "large"])
-
-
-@dataclass
-class Clock:
-    now: float = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Watched(MemoryStore):
-    """A store that tells how its puts go, and can be told to wait or to fail."""
-
-    def __init__(self, max_bytes: int = 1 << 30) -> None:
-        super().__init__(max_bytes)
-        self.started = asyncio.Event()
-        self.ended = asyncio.Event()
-        self.go_on = asyncio.Event()
-        self.go_on.set()
-        self.failure: Exception | None = None
-        self.pieces: list[int] = []
-
-    async def put(self, digest: Digest, chunks: AsyncIterator[bytes]) -> None:
-        self.started.set()
-        try:
-            await self.go_on.wait()
-            if self.failure is not None:
-                raise self.failure
-            await super().put(digest, self._watched(chunks))
-        finally:
-            self.ended.set()
-
-    async def _watched(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        async for chunk in chunks:
-            self.pieces.append(len(chunk))
-            yield chunk
-            await self.go_on.wait()
+from tests.cas.uploading import BOTH, LARGE, SMALL, Watched, guarded, key_of, send
 
 
 @pytest.fixture
 def store() -> Watched:
     return Watched()
-
-
-def key_of(blob: bytes, uuid: str = "u") -> UploadKey:
-    return UploadKey("main", uuid, Digest.of(blob))
-
-
-@asynccontextmanager
-async def guarded(uploads: Uploads) -> AsyncIterator[Uploads]:
-    """The uploads, within 10 seconds; in the end nothing of them may be left."""
-    async with asyncio.timeout(10):
-        async with uploads:
-            yield uploads
-        assert (len(uploads), uploads.partial_bytes) == (0, 0)
-
-
-async def send(uploads: Uploads, key: UploadKey, store: BlobStore, *messages: bytes) -> None:
-    """One stream from the start to finish_write."""
-    async with uploads.open(key, store, 0) as upload:
-        for message in messages:
-            await upload.append(message)
-        await upload.finish()
 
 
 @BOTH
@@ -339,115 +275,6 @@ async def test_a_client_that_leaves_after_finish_has_stored_the_blob_all_the_sam
         assert store.blobs == {Digest.of(LARGE): LARGE}
 
 
-@BOTH
-async def test_a_parked_upload_is_given_up_when_its_time_is_over(store: Watched, blob: bytes) -> None:
-    """Behaviour 48: what a client is told it may resume is there for the time promised, not for ever."""
-    clock = Clock()
-    async with guarded(Uploads(resume_seconds=60, clock=clock)) as uploads:
-        key = key_of(blob)
-        async with uploads.open(key, store, 0) as upload:
-            await upload.append(blob[:900])
-        uploads.expire(clock.now + 59.9)
-        assert uploads.received_bytes(key) == 900
-        uploads.expire(clock.now + 60)
-        assert (uploads.received_bytes(key), len(uploads), uploads.partial_bytes) == (0, 0, 0)
-        with pytest.raises(OffsetMismatch):
-            async with uploads.open(key, store, 900):
-                pass
-    assert store.blobs == {}
-
-
-async def test_giving_up_cancels_the_put(store: Watched) -> None:
-    clock = Clock()
-    async with guarded(Uploads(clock=clock)) as uploads:
-        async with uploads.open(key_of(LARGE), store, 0) as upload:
-            await upload.append(LARGE[: CHUNK_BYTES + 5])
-            await store.started.wait()
-        uploads.expire(clock.now + 60)
-        await store.ended.wait()
-    assert store.blobs == {}
-
-
-async def test_parked_uploads_are_given_up_without_being_asked(store: Watched) -> None:
-    async with guarded(Uploads(resume_seconds=0)) as uploads:
-        async with uploads.open(key_of(LARGE), store, 0) as upload:
-            await upload.append(LARGE[: CHUNK_BYTES + 5])
-            await store.started.wait()
-        await store.ended.wait()
-        assert len(uploads) == 0
-
-
-async def test_time_starts_anew_with_every_break(store: Watched) -> None:
-    clock = Clock()
-    async with guarded(Uploads(resume_seconds=60, clock=clock)) as uploads:
-        for received in range(5):
-            async with uploads.open(key_of(SMALL), store, received) as upload:
-                await upload.append(SMALL[received : received + 1])
-            clock.now += 50
-            uploads.expire(clock.now)
-        assert uploads.received_bytes(key_of(SMALL)) == 5
-
-
-async def test_an_upload_of_which_nothing_arrived_is_not_kept(store: Watched) -> None:
-    async with guarded(Uploads()) as uploads:
-        async with uploads.open(key_of(LARGE), store, 0):
-            await store.started.wait()
-        assert len(uploads) == 0
-        await store.ended.wait()
-
-
-async def test_too_much_memory_is_refused_with_the_time_to_come_back(store: Watched) -> None:
-    """Behaviour 55."""
-    async with guarded(Uploads(max_partial_bytes=1_500)) as uploads:
-        async with uploads.open(key_of(SMALL, "a"), store, 0) as first:
-            await first.append(SMALL)
-            with pytest.raises(UploadsFull) as refused:
-                async with uploads.open(key_of(SMALL, "b"), store, 0) as second:
-                    await second.append(SMALL)
-            await first.finish()
-        assert refused.value.to_proto().code == Code.RESOURCE_EXHAUSTED
-        assert "RetryInfo" in refused.value.to_proto().details[0].type_url
-        assert uploads.partial_bytes == 0
-
-
-async def test_parked_uploads_give_way_to_those_that_run(store: Watched) -> None:
-    async with guarded(Uploads(max_partial_bytes=2_500)) as uploads:
-        for uuid in "ab":
-            async with uploads.open(key_of(SMALL, uuid), store, 0) as upload:
-                await upload.append(SMALL[:900])
-        async with uploads.open(key_of(SMALL, "c"), store, 0) as upload:
-            await upload.append(SMALL)
-            assert uploads.received_bytes(key_of(SMALL, "a")) == 0
-            assert uploads.received_bytes(key_of(SMALL, "b")) == 900
-            await upload.finish()
-
-
-async def test_too_many_uploads_are_refused_unless_some_are_parked(store: Watched) -> None:
-    """Behaviour 55."""
-    async with guarded(Uploads(max_uploads=2)) as uploads:
-        async with uploads.open(key_of(SMALL, "a"), store, 0) as upload:
-            await upload.append(SMALL[:5])
-        async with uploads.open(key_of(SMALL, "b"), store, 0), uploads.open(key_of(SMALL, "c"), store, 0):
-            assert uploads.received_bytes(key_of(SMALL, "a")) == 0
-            with pytest.raises(UploadsFull):
-                async with uploads.open(key_of(SMALL, "d"), store, 0):
-                    pass
-        assert len(uploads) == 0
-
-
-@BOTH
-async def test_a_server_that_stops_leaves_nothing_of_a_running_upload(store: Watched, blob: bytes) -> None:
-    async with asyncio.timeout(10):
-        async with Uploads() as uploads:
-            stream = uploads.open(key_of(blob), store, 0)
-            upload = await stream.__aenter__()
-            await upload.append(blob[:-1])
-        with pytest.raises((Cancelled, Unavailable)):
-            await upload.append(blob[-1:])
-        await stream.__aexit__(None, None, None)
-    assert (store.blobs, len(uploads), uploads.partial_bytes) == ({}, 0, 0)
-
-
 async def test_the_line_between_small_and_large_is_that_of_the_stores(store: Watched) -> None:
     at = b"x" * SMALL_BLOB_BYTES
     async with guarded(Uploads()) as uploads:
@@ -456,3 +283,44 @@ async def test_the_line_between_small_and_large_is_that_of_the_stores(store: Wat
                 await upload.append(blob)
                 await upload.finish()
     assert sum(store.pieces) == len(at) + 1
+
+
+@pytest.mark.parametrize("size_bytes", [SMALL_BLOB_BYTES, 3 * CHUNK_BYTES])
+async def test_empty_messages_leave_no_trace(store: Watched, size_bytes: int) -> None:
+    key = UploadKey("main", "u", Digest("a" * 64, size_bytes))
+    async with Uploads() as uploads, uploads.open(key, store, 0) as upload:
+        await upload.append(b"")
+        tracemalloc.start()
+        try:
+            for _ in range(20_000):
+                await upload.append(b"")
+            grown_bytes, _peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert grown_bytes < 50_000
+
+
+UPLOADS = 20
+
+
+def _size_bytes(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+async def test_what_the_store_has_taken_is_not_held_for_a_client_that_sends_no_more(tmp_path: Path) -> None:
+    async with DiskStore(tmp_path, 1 << 30) as disk, Uploads() as uploads:
+        store = Verified(disk)
+        tracemalloc.start()
+        try:
+            for number in range(UPLOADS):
+                key = UploadKey("main", "u", Digest(f"{number:064x}", 3 * CHUNK_BYTES))
+                async with uploads.open(key, store, 0) as upload:
+                    await upload.append(bytes(CHUNK_BYTES + 1))
+                    async with asyncio.timeout(10):
+                        while uploads.partial_bytes > number + 1 or _size_bytes(tmp_path) < (number + 1) * CHUNK_BYTES:
+                            await asyncio.sleep(0)
+            assert len(uploads) == UPLOADS
+            held_bytes, _peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert held_bytes < UPLOADS * CHUNK_BYTES // 2  # the last ones may still be in a thread
