@@ -368,10 +368,17 @@ class FakeWorker:
         finished: worker_pb2.Finished | None = None,
         heartbeat: worker_pb2.Heartbeat | None = None,
         draining: worker_pb2.Draining | None = None,
+        log: worker_pb2.LogPiece | None = None,
     ) -> None:
         self._said.put_nowait(
             worker_pb2.FromWorker(
-                hello=hello, credit=credit, progress=progress, finished=finished, heartbeat=heartbeat, draining=draining
+                hello=hello,
+                credit=credit,
+                progress=progress,
+                finished=finished,
+                heartbeat=heartbeat,
+                draining=draining,
+                log=log,
             )
         )
 
