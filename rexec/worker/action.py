@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from google.protobuf import timestamp_pb2
@@ -59,6 +60,9 @@ _LEAST_FREE_BYTES = 16 << 20
 """With less than this left on the disk, a command that failed is taken to have failed for want of space."""
 
 
+_MAX_REWRITERS = 10_000
+
+
 class WorkerFault(Exception):
     """Not the action's fault; it is to be retried on another worker. The text is the evidence."""
 
@@ -79,6 +83,14 @@ class ActionContext:
     wall_clock_ns: Callable[[], int] = time.time_ns
     directories: DirectoryCache = field(default_factory=DirectoryCache)
     oom: OomWatch = field(default_factory=OomWatch)
+    rewriters: set[str] = field(default_factory=set)
+    """Hashes of actions in whose company inputs were changed: they get copies when they come again."""
+
+    def note_rewriter(self, action_hash: str) -> None:
+        """Give the action files of its own from now on."""
+        if len(self.rewriters) >= _MAX_REWRITERS:
+            self.rewriters.clear()
+        self.rewriters.add(action_hash)
 
 
 class LeasedAction:
@@ -123,14 +135,16 @@ class LeasedAction:
         store = context.store_of(lease.instance_name)
         self._begin(worker_pb2.Progress.FETCHING, self._metadata.input_fetch_start_timestamp)
         inputs = await self._load(store, input_root)
-        with await self._hold(store, inputs):
+        with await self._hold(store, inputs) as hold:
             room = context.workspace.room()
             leave = context.workspace.discard
             try:
                 self._begin(worker_pb2.Progress.LAYING_OUT)
-                await to_the_end(asyncio.to_thread(lay_out, inputs, lease.command, room.root, context.files.files))
+                copied = lease.action_digest.hash in context.rewriters
+                layout = partial(lay_out, inputs, lease.command, room.root, context.files.files, copied=copied)
+                await to_the_end(asyncio.to_thread(layout))
                 self._stamp(self._metadata.input_fetch_completed_timestamp)
-                await self._run_in(room, inputs, store, input_root.function, finished)
+                await self._run_in(room, inputs, hold, store, input_root.function, finished)
             except Unkillable as failure:
                 leave = context.workspace.abandon
                 raise WorkerFault(str(failure)) from failure
@@ -163,7 +177,13 @@ class LeasedAction:
             raise WorkerFault(f"cannot fetch inputs: {failure}") from failure
 
     async def _run_in(
-        self, room: Room, inputs: Inputs, store: BlobStore, function: DigestFunction, finished: worker_pb2.Finished
+        self,
+        room: Room,
+        inputs: Inputs,
+        hold: Hold,
+        store: BlobStore,
+        function: DigestFunction,
+        finished: worker_pb2.Finished,
     ) -> None:
         context, lease = self._context, self._lease
         directory = working_directory(lease.command, room.root)
@@ -174,25 +194,39 @@ class LeasedAction:
             stderr = CapturedStream(f"{room.path}/stderr", context.settings.stdout_max_bytes)
             self._log.began(stdout, stderr)
             self._begin(worker_pb2.Progress.RUNNING, self._metadata.execution_start_timestamp)
-            ended = await context.runner.run(started, room.path, stdout, stderr, timeout_seconds)
+            try:
+                ended = await context.runner.run(started, room.path, stdout, stderr, timeout_seconds)
+            except BaseException:
+                # A command that is cancelled has run as well.
+                hold.forget(await to_the_end(asyncio.to_thread(changed, inputs, context.files.files)))
+                raise
         self._stamp(self._metadata.execution_completed_timestamp)
         self._metadata.virtual_execution_duration.FromNanoseconds(round(ended.wall_seconds * 1e9))
         self._begin(worker_pb2.Progress.COLLECTING)
 
-        def gather() -> tuple[Outputs | FailedPrecondition | MalformedRequest, list[FileKey], list[Digest]]:
-            touched = changed(inputs, context.files.files)
+        touched: list[FileKey] = []
+
+        def gather() -> tuple[Outputs | FailedPrecondition | MalformedRequest, list[Digest]]:
+            touched.extend(changed(inputs, context.files.files))
             streams = [digest_of_stream(stream, function) for stream in (stdout, stderr)]
             limits = context.settings.output_max_bytes, context.settings.output_max_files
             try:
-                return collect(lease.command, room.root, function, *limits), touched, streams
+                return collect(lease.command, room.root, function, *limits), streams
             except (FailedPrecondition, MalformedRequest) as failure:
                 # The streams are worth having all the more.
-                return failure, touched, streams
+                return failure, streams
 
-        outputs, touched, stream_digests = await to_the_end(asyncio.to_thread(gather))
+        try:
+            outputs, stream_digests = await to_the_end(asyncio.to_thread(gather))
+        finally:
+            spoilt_files = hold.forget(touched)
         if touched:
             _log.warning("an action changed its inputs", lease=lease.lease_id, files=len(touched))
-            context.files.forget(touched)
+        if spoilt_files:
+            context.note_rewriter(lease.action_digest.hash)
+            raise WorkerFault(
+                f"{spoilt_files} input files were changed by this action or another that was using them too"
+            )
         self._require_own_fault(ended)
         self._begin(worker_pb2.Progress.UPLOADING, self._metadata.output_upload_start_timestamp)
         result = outputs.result if isinstance(outputs, Outputs) else re_pb2.ActionResult()

@@ -12,6 +12,7 @@ from cas.digest import Digest
 from cas.errors import BlobNotFound, DigestMismatch
 from cas.store import SMALL_BLOB_BYTES, BlobStore
 from rexec.worker.blob_files import BlobFiles, FileKey
+from rexec.worker.runner import to_the_end
 
 BATCH_BYTES = 3 << 20
 """Declared sizes in one read_many: a batch reply of 4 MiB, gRPC's default limit, needs room for its framing."""
@@ -35,17 +36,21 @@ async def fetch(
     """Make a file of every key and report each through `arrived`; returns the blobs that the store does not have.
 
     `siblings` are files here with the same bytes and the other mode: they are copied. Raises DigestMismatch for wrong bytes,
-    OSError for a full disk, and what the store raises; files that were whole by then are reported.
+    OSError for a full disk, and what the store raises; files that were whole by then are reported, also if the call is
+    cancelled. `arrived` is called in threads: nothing that is on the disk may go unreported.
     """
     wanted: dict[Digest, list[FileKey]] = {}
     missing: set[Digest] = set()
     for key in keys:
         sibling = siblings.get(key)
-        if sibling is None or not await _copied(files, sibling, key):
+        if sibling is None or not await _copied(files, sibling, key, arrived):
             wanted.setdefault(key.digest, []).append(key)
-        else:
-            arrived(key)
     in_flight = asyncio.Semaphore(CALLS_IN_FLIGHT)
+
+    def write(blobs: Sequence[tuple[FileKey, bytes]]) -> None:
+        files.write(blobs)
+        for key, _ in blobs:
+            arrived(key)
 
     async def small(batch: Sequence[Digest]) -> None:
         async with in_flight:
@@ -54,22 +59,18 @@ async def fetch(
         missing.update(digest for digest in batch if digest not in found)
         blobs = [(key, found[digest]) for digest in batch if digest in found for key in wanted[digest]]
         if blobs:
-            await asyncio.to_thread(files.write, blobs)
-            for key, _ in blobs:
-                arrived(key)
+            await to_the_end(asyncio.to_thread(write, blobs))
 
     async def large(digest: Digest) -> None:
         first, *others = wanted[digest]
         async with in_flight:
             try:
-                await _stream(first, store, files)
+                await _stream(first, store, files, arrived)
             except BlobNotFound:
                 missing.add(digest)
                 return
-        arrived(first)
         for other in others:
-            await asyncio.to_thread(files.copy, first, other)
-            arrived(other)
+            await to_the_end(asyncio.to_thread(_copy, files, first, other, arrived))
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -97,15 +98,24 @@ def batches(digests: Iterable[Digest], max_bytes: int = BATCH_BYTES) -> Iterable
         yield group
 
 
-async def _copied(files: BlobFiles, source: FileKey, target: FileKey) -> bool:
+def _copy(files: BlobFiles, source: FileKey, target: FileKey, arrived: Callable[[FileKey], None]) -> None:
+    files.copy(source, target)
+    arrived(target)
+
+
+async def _copied(files: BlobFiles, source: FileKey, target: FileKey, arrived: Callable[[FileKey], None]) -> bool:
     try:
-        await asyncio.to_thread(files.copy, source, target)
+        await to_the_end(asyncio.to_thread(_copy, files, source, target, arrived))
     except (FileNotFoundError, DigestMismatch):
         return False  # evicted or changed meanwhile: the store has it
     return True
 
 
-async def _stream(key: FileKey, store: BlobStore, files: BlobFiles) -> None:
+async def _stream(key: FileKey, store: BlobStore, files: BlobFiles, arrived: Callable[[FileKey], None]) -> None:
+    def publish() -> None:
+        partial.publish()
+        arrived(key)
+
     async with store.open(key.digest) as chunks:
         with files.begin(key) as partial:
             gathered: list[bytes] = []
@@ -117,4 +127,4 @@ async def _stream(key: FileKey, store: BlobStore, files: BlobFiles) -> None:
                     await asyncio.to_thread(partial.write, b"".join(gathered))
                     gathered, gathered_bytes = [], 0
             await asyncio.to_thread(partial.write, b"".join(gathered))
-            await asyncio.to_thread(partial.publish)
+            await to_the_end(asyncio.to_thread(publish))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 
 import structlog
@@ -22,6 +22,7 @@ from cas.errors import InputsMissing, ResourceExhausted
 from cas.store import BlobStore
 from rexec.worker.blob_files import BlobFiles, FileKey
 from rexec.worker.fetch import fetch
+from rexec.worker.runner import to_the_end
 
 _log = structlog.get_logger()
 
@@ -31,29 +32,37 @@ class InputsTooLarge(ResourceExhausted):
 
 
 class _Entry:
-    __slots__ = ("pins",)
+    """One file on the disk. The same key has another entry once the file was forgotten and fetched again."""
+
+    __slots__ = ("is_forgotten", "is_spoilt", "pins")
 
     def __init__(self, pins: int) -> None:
         self.pins = pins
+        self.is_forgotten = False
+        """It is not in the cache any more; whoever holds it keeps his links."""
+        self.is_spoilt = False
+        """It was changed while several held it."""
 
 
 class _Arrival:
     """A blob that somebody is fetching."""
 
-    __slots__ = ("done", "pins")
+    __slots__ = ("done", "entry", "pins")
 
     def __init__(self, done: asyncio.Future[None]) -> None:
         self.done = done
         self.pins = 1
         """How many hold it once it is there."""
+        self.entry: _Entry | None = None
+        """What came of it; None if nothing did."""
 
 
 class Hold:
     """Files that stay while this is open; a context manager."""
 
-    def __init__(self, cache: FileCache, keys: Collection[FileKey]) -> None:
+    def __init__(self, cache: FileCache, held: Mapping[FileKey, _Entry]) -> None:
         self._cache = cache
-        self.keys = keys
+        self._held = held
 
     def __enter__(self) -> Hold:
         return self
@@ -63,10 +72,20 @@ class Hold:
     ) -> None:
         self.release()
 
+    def forget(self, changed: Iterable[FileKey]) -> int:
+        """Drop those of the files that were changed. Returns how many files of this hold have been changed, now or before,
+        while another hold had them too: of each, somebody may have read what it does not stand for."""
+        for key in changed:
+            entry = self._held[key]
+            if not entry.is_forgotten:
+                entry.is_spoilt = entry.pins > 1
+                self._cache.forget([key])
+        return sum(entry.is_spoilt for entry in self._held.values())
+
     def release(self) -> None:
         """Let the files go; a second call does nothing."""
-        keys, self.keys = self.keys, ()
-        self._cache._unpin(keys)
+        held, self._held = self._held, {}
+        self._cache._unpin(held)
 
 
 class FileCache:
@@ -128,29 +147,29 @@ class FileCache:
                 self._released.clear()
                 await self._released.wait()
                 continue
+            held = {key: self._entries[key] for key in present}
             for _, arrival in others:
                 arrival.pins += 1
             try:
                 await self._fetch(mine, store)
             except BaseException:
-                self._unpin(present)
+                self._unpin(held)
                 self._let_go(others)
                 raise
-            lost = False
+            held.update((key, self._entries[key]) for key in mine)
             try:
                 for _, arrival in others:
                     await asyncio.shield(arrival.done)
-                    lost = lost or arrival.pins < 0
             except BaseException:
-                self._unpin([*present, *mine])
+                self._unpin(held)
                 self._let_go(others)
                 raise
-            if not lost:
-                return Hold(self, wanted)
-            # Whoever fetched some of it failed. Let everything go and start over: to wait for room while holding
-            # something is how two actions would block each other.
-            self._unpin([*present, *mine])
-            self._let_go(others)
+            held.update((key, arrival.entry) for key, arrival in others if arrival.entry is not None)
+            if len(held) == len(wanted) and not any(entry.is_forgotten for entry in held.values()):
+                return Hold(self, held)
+            # Whoever fetched some of it failed, or it was forgotten meanwhile. Let everything go and start over: to wait
+            # for room while holding something is how two actions would block each other.
+            self._unpin(held)
 
     async def take(self, files: Sequence[tuple[FileKey, str]]) -> None:
         """Move files (paths by what they hold) into the cache as far as there is room; what does not fit stays behind.
@@ -164,8 +183,9 @@ class FileCache:
         if not taken:
             return
 
-        def move() -> list[FileKey]:
-            moved = []
+        moved: list[FileKey] = []
+
+        def move() -> None:
             for key, path in taken.items():
                 try:
                     self.files.take(key, path)
@@ -173,12 +193,11 @@ class FileCache:
                     _log.warning("could not keep an output", path=path, failure=str(failure))
                 else:
                     moved.append(key)
-            return moved
 
-        moved: list[FileKey] = []
         try:
-            moved = await asyncio.to_thread(move)
+            await to_the_end(asyncio.to_thread(move))
         finally:
+            # Also when the call is cancelled: what the thread has moved is here.
             self._arrived(taken, moved, pins=0)
 
     def forget(self, keys: Iterable[FileKey]) -> None:
@@ -186,6 +205,7 @@ class FileCache:
         for key in keys:
             entry = self._entries.pop(key, None)
             if entry is not None:
+                entry.is_forgotten = True
                 self._used_bytes -= key.digest.size_bytes
                 if entry.pins:
                     self._pinned_bytes -= key.digest.size_bytes
@@ -206,11 +226,11 @@ class FileCache:
             missing = await fetch(keys, store, self.files, siblings, arrived.append)
         except BaseException:
             self._arrived(keys, arrived)
-            self._unpin(arrived)
+            self._unpin({key: self._entries[key] for key in arrived})
             raise
         self._arrived(keys, arrived)
         if missing:
-            self._unpin(arrived)
+            self._unpin({key: self._entries[key] for key in arrived})
             raise InputsMissing(sorted(missing, key=lambda digest: digest.hash))
 
     def _reserve(self, keys: Sequence[FileKey], present: Collection[FileKey] = ()) -> bool:
@@ -236,12 +256,10 @@ class FileCache:
             arrival = self._arriving.pop(key)
             self._reserved_bytes -= key.digest.size_bytes
             if key in whole:
-                entry = self._entries[key] = _Entry(arrival.pins - (1 if pins == 0 else 0))
+                entry = arrival.entry = self._entries[key] = _Entry(arrival.pins - (1 if pins == 0 else 0))
                 self._used_bytes += key.digest.size_bytes
                 if entry.pins:
                     self._pinned_bytes += key.digest.size_bytes
-            else:
-                arrival.pins = -1
             arrival.done.set_result(None)
         self._released.set()
 
@@ -250,8 +268,8 @@ class FileCache:
         for key, arrival in others:
             if not arrival.done.done():
                 arrival.pins -= 1
-            elif arrival.pins > 0:
-                self._unpin([key])
+            elif arrival.entry is not None:
+                self._unpin({key: arrival.entry})
 
     def _pin(self, keys: Iterable[FileKey]) -> None:
         for key in keys:
@@ -261,13 +279,10 @@ class FileCache:
             entry.pins += 1
             self._entries.move_to_end(key)
 
-    def _unpin(self, keys: Iterable[FileKey]) -> None:
-        for key in keys:
-            entry = self._entries.get(key)
-            if entry is None or not entry.pins:
-                continue  # forgotten meanwhile
+    def _unpin(self, held: Mapping[FileKey, _Entry]) -> None:
+        for key, entry in held.items():
             entry.pins -= 1
-            if not entry.pins:
+            if not entry.pins and not entry.is_forgotten:
                 self._pinned_bytes -= key.digest.size_bytes
         self._released.set()
 

@@ -52,15 +52,15 @@ def _check(node_properties: re_pb2.NodeProperties, name: str, *, directory: bool
     properties.mtime_of(node_properties)
 
 
-def lay_out(inputs: Inputs, command: re_pb2.Command, root: str, files: BlobFiles) -> None:
+def lay_out(inputs: Inputs, command: re_pb2.Command, root: str, files: BlobFiles, *, copied: bool = False) -> None:
     """Make the tree, and the parents of the command's outputs, in the empty directory `root`. All its files are held by the
-    caller. Blocks.
+    caller. With `copied` every file is a private copy, for a command that is known to change its inputs. Blocks.
 
     Raises MalformedRequest for paths longer than the system allows and as `make_output_parents` does, OSError for a full
     disk or a file that vanished.
     """
     try:
-        with_properties = _lay_out(inputs, root, files)
+        with_properties = _lay_out(inputs, root, files, copied)
         make_output_parents(command, root)
         # Last and the innermost first: making an entry changes its directory's time and needs its write permission.
         for node_properties, path in reversed(with_properties):
@@ -71,7 +71,7 @@ def lay_out(inputs: Inputs, command: re_pb2.Command, root: str, files: BlobFiles
         raise
 
 
-def _lay_out(inputs: Inputs, root: str, files: BlobFiles) -> list[tuple[re_pb2.NodeProperties, str]]:
+def _lay_out(inputs: Inputs, root: str, files: BlobFiles, copied: bool) -> list[tuple[re_pb2.NodeProperties, str]]:
     """Make the tree; returns the directories with properties of their own, parents first."""
     directories = inputs.tree.directories
     sources = {key: files.path(key) for key in inputs.keys}
@@ -91,6 +91,9 @@ def _lay_out(inputs: Inputs, root: str, files: BlobFiles) -> list[tuple[re_pb2.N
                     properties.mode_of(node.node_properties, key.mode),
                     properties.mtime_of(node.node_properties),
                 )
+                continue
+            if copied:
+                files.private_copy(key, target, key.mode, None)
                 continue
             try:
                 os.link(sources[key], target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from cas.digest import Digest
 from cas.errors import DigestMismatch, InputsMissing, Unavailable
 from cas.memory import MemoryStore
+from cas.store import SMALL_BLOB_BYTES
 from rexec.worker.blob_files import BlobFiles, FileKey
 from rexec.worker.files import FileCache, InputsTooLarge
 
@@ -223,3 +225,57 @@ async def test_a_cancelled_hold_gives_everything_back(tmp_path: Path, store: Mem
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (cache._pinned_bytes, cache._reserved_bytes) == (0, 0)
+
+
+async def test_who_lets_a_changed_file_go_does_not_let_the_new_one_go(tmp_path: Path, store: MemoryStore) -> None:
+    cache = await cache_at(tmp_path)
+    a, b = await filled(store, b"a" * 600, b"b" * 600)
+    first = await cache.hold([a], store)
+    assert first.forget([a]) == 0
+    with await cache.hold([a], store):
+        first.release()
+        waiting = asyncio.create_task(cache.hold([b], store))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        assert content(cache, a) == b"a" * 600
+    async with asyncio.timeout(10):
+        (await waiting).release()
+    assert (cache._pinned_bytes, cache.used_bytes) == (0, 600)
+
+
+async def test_a_file_changed_while_two_hold_it_is_spoilt_for_both(tmp_path: Path, store: MemoryStore) -> None:
+    cache = await cache_at(tmp_path)
+    (a,) = await filled(store, b"a")
+    with await cache.hold([a], store) as first, await cache.hold([a], store) as second:
+        assert first.forget([a]) == 1
+        with await cache.hold([a], store) as third:
+            assert second.forget([]) == 1
+            assert third.forget([]) == 0
+
+
+@pytest.mark.parametrize("size_bytes", [6, SMALL_BLOB_BYTES + 1])
+async def test_what_a_cancelled_fetch_still_wrote_is_counted(
+    tmp_path: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, size_bytes: int
+) -> None:
+    cache = await cache_at(tmp_path, 4 << 20)
+    data = b"a" * size_bytes
+    (a,) = await filled(store, data)
+    writing, go_on = threading.Event(), threading.Event()
+    rename = os.rename
+
+    def slow_rename(source: str, target: str) -> None:
+        writing.set()
+        assert go_on.wait(20)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", slow_rename)
+    task = asyncio.create_task(cache.hold([a], store))
+    assert await asyncio.to_thread(writing.wait, 20)
+    task.cancel()
+    await asyncio.wait([task], timeout=0.01)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert content(cache, a) == data
+    assert (a in cache, cache.used_bytes, cache._pinned_bytes, cache._reserved_bytes) == (True, size_bytes, 0, 0)

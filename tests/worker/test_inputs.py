@@ -15,6 +15,7 @@ from cas.errors import Code, DigestMismatch
 from cas.memory import MemoryStore
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.rexec.worker.v1 import worker_pb2
+from rexec.worker.action import LeasedAction
 from rexec.worker.blob_files import INPUT_MTIME_SECONDS, FileKey
 from tests.worker.actions import File, Inputs, Link, Worker, make_context
 
@@ -134,6 +135,51 @@ async def test_36_an_action_that_rewrites_its_inputs_spoils_nothing(worker: Work
     assert await worker.stdout(finished) == "originalscripttouchedgoneleft alone"
     for data in (b"original", b"script"):
         assert worker.store.blobs[Digest.of(data)] == data
+
+
+async def test_36_an_action_that_is_cancelled_after_it_rewrote_its_inputs_spoils_nothing(
+    worker: Worker, tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready"
+    os.mkfifo(ready)
+    root = await worker.inputs.tree({"a": b"original"})
+    lease = await worker.lease(
+        "/bin/sh", "-c", f"chmod u+w a; echo spoiled > a; echo > {ready}; sleep 1000", inputs=root
+    )
+    task = asyncio.create_task(LeasedAction(worker.context, lease, lambda *_: None).run())
+    async with asyncio.timeout(20):
+        await asyncio.to_thread(ready.read_bytes)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await worker.stdout(await worker.sh("cat a", inputs=root)) == "original"
+
+
+async def test_36_who_read_an_input_that_another_rewrote_is_run_again(worker: Worker, tmp_path: Path) -> None:
+    ready, go_on = tmp_path / "ready", tmp_path / "go_on"
+    os.mkfifo(ready)
+    os.mkfifo(go_on)
+    root = await worker.inputs.tree({"a": b"original"})
+    victim = asyncio.create_task(worker.sh(f"echo > {ready}; read line < {go_on}; cat a", inputs=root))
+    rewriting = await worker.lease("/bin/sh", "-c", "chmod u+w a; echo spoiled > a", inputs=root)
+    rewriting.action_digest.hash = "rewriting"
+    async with asyncio.timeout(20):
+        await asyncio.to_thread(ready.read_bytes)
+        first = await LeasedAction(worker.context, rewriting, lambda *_: None).run()
+        # A third one fetches the file anew, which must not hide what happened.
+        assert await worker.stdout(await worker.sh("cat a", inputs=root)) == "original"
+        await asyncio.to_thread(go_on.write_text, "\n")
+        failed = await victim
+    assert [first.failure, failed.failure] == [worker_pb2.Finished.INFRASTRUCTURE] * 2
+    assert "input files were changed" in failed.message
+    # The one that does it always gets copies from then on, and is in nobody's way.
+    victim = asyncio.create_task(worker.sh(f"echo > {ready}; read line < {go_on}; cat a", inputs=root))
+    async with asyncio.timeout(20):
+        await asyncio.to_thread(ready.read_bytes)
+        again = await LeasedAction(worker.context, rewriting, lambda *_: None).run()
+        await asyncio.to_thread(go_on.write_text, "\n")
+        assert await worker.stdout(await victim) == "original"
+    assert (again.failure, again.action_result.exit_code) == (worker_pb2.Finished.NONE, 0)
 
 
 async def test_36_one_digest_executable_and_not_is_two_files(worker: Worker) -> None:
