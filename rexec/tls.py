@@ -6,7 +6,6 @@ that it does not matter in which order they are written.
 
 from __future__ import annotations
 
-import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from rexec.auth.credentials import AuthUnusable
+from rexec.auth.watched_file import Mark, mark_of
 from rexec.tls_settings import TlsSettings
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ class TlsFiles:
 
     def changed(self) -> Identification | None:
         """What the files hold, if that is new and can be used."""
+        marks = self._look()
+        if marks == self._marks:
+            return None
+        self._marks = marks
         try:
-            marks = self._look()
-            if marks == self._marks:
-                return None
-            self._marks = marks
             found = read(self._settings)
         except AuthUnusable as error:
             log.warning("changed TLS files not used", reason=str(error))
@@ -58,16 +58,9 @@ class TlsFiles:
         log.info("TLS files read again", certificate=self._settings.certificate)
         return found
 
-    def _look(self) -> list[tuple[int, int, int]]:
-        marks = []
-        for name in (self._settings.certificate, self._settings.key, self._settings.client_ca):
-            if name:
-                try:
-                    status = os.stat(name)
-                except OSError as error:
-                    raise AuthUnusable(str(error)) from error
-                marks.append((status.st_ino, status.st_mtime_ns, status.st_size))
-        return marks
+    def _look(self) -> list[Mark | None]:
+        files = self._settings.certificate, self._settings.key, self._settings.client_ca
+        return [mark_of(Path(name)) for name in files if name]
 
 
 def read(settings: TlsSettings) -> Identification:

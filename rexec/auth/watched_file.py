@@ -20,7 +20,7 @@ LOOK_SECONDS = 1.0
 MAX_FILE_BYTES = 16 << 20
 """More is no list of tokens or keys."""
 
-_Mark = tuple[int, int, int, int]
+Mark = tuple[int, int, int, int]
 
 
 class WatchedFile(Generic[T]):
@@ -37,7 +37,7 @@ class WatchedFile(Generic[T]):
         self.path = path
         self._parse = parse
         self._monotonic = monotonic
-        self._mark = _mark_of(path)
+        self._mark = mark_of(path)
         self._value = parse(_read(path))
         self._look_at = monotonic() + LOOK_SECONDS
 
@@ -50,12 +50,12 @@ class WatchedFile(Generic[T]):
         return self._value
 
     def _look(self) -> None:
+        mark = mark_of(self.path)
+        if mark == self._mark:
+            return
+        # Noted first: a file that is wrong is complained of once, not once a second.
+        self._mark = mark
         try:
-            mark = _mark_of(self.path)
-            if mark == self._mark:
-                return
-            # Noted first: a file that is wrong is complained of once, not once a second.
-            self._mark = mark
             self._value = self._parse(_read(self.path))
         except (OSError, ValueError) as error:
             log.warning(
@@ -65,9 +65,12 @@ class WatchedFile(Generic[T]):
         log.info("changed file read", file=str(self.path))
 
 
-def _mark_of(path: Path) -> _Mark:
-    """What differs once the file has been changed or replaced."""
-    status = os.stat(path)
+def mark_of(path: Path) -> Mark | None:
+    """What differs once the file has been changed or replaced; None if it cannot be looked at."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
