@@ -1,4 +1,4 @@
-"""The command line: `rexec serve`, `rexec worker`, `rexec check-config`."""
+"""The command line: `rexec serve`, `rexec worker`, `rexec logs`, `rexec check-config`."""
 
 from __future__ import annotations
 
@@ -154,6 +154,64 @@ def worker(
     try:
         _run(lambda: work(server, settings))
     except CannotWork as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@click.argument("operation")
+@click.option("--server", required=True, metavar="grpc[s]://HOST:PORT", help="The server that runs it.")
+@click.option("--instance", default="", metavar="NAME", help="Instance name to look for an action's operation in.")
+@click.option("--follow", "-f", is_flag=True, help="Go on until the action has ended.")
+@click.option("--stdout", "outputs", flag_value="stdout", multiple=True, help="Standard output only.")
+@click.option("--stderr", "outputs", flag_value="stderr", multiple=True, help="Standard error only.")
+@click.option("--tls-ca", metavar="FILE", help="Authorities to trust for grpcs://. [default: the public ones]")
+@click.option("--tls-certificate", metavar="FILE", help="Certificate to show, if the server wants one; with --tls-key.")
+@click.option("--tls-key", metavar="FILE", help="Private key of the certificate.")
+@click.option("--token-file", metavar="FILE", help="File with the bearer token to show.")
+def logs(
+    operation: str,
+    server: str,
+    instance: str,
+    follow: bool,
+    outputs: tuple[str, ...],
+    tls_ca: str | None,
+    tls_certificate: str | None,
+    tls_key: str | None,
+    token_file: str | None,
+) -> None:
+    """Show what an action prints, while it runs or afterwards.
+
+    OPERATION is the name of an operation, or the digest of an action as HASH/SIZE. Standard output goes to standard
+    output, standard error to standard error. Exit status: 0, or 1 if there is nothing to show.
+    """
+    try:
+        channel_target(server)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--server") from error
+    settings = _configured(
+        None,
+        connection__tls_ca=tls_ca,
+        connection__tls_certificate=tls_certificate,
+        connection__tls_key=tls_key,
+        connection__token_file=token_file,
+    )
+    from rexec.logs_command import NoLogs, Wanted, show_logs
+
+    targets = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
+
+    def write(output: str, data: bytes) -> None:
+        targets[output].write(data)
+        targets[output].flush()
+
+    wanted = Wanted(operation, instance, outputs or ("stdout", "stderr"), follow)
+
+    async def show() -> None:
+        if not await show_logs(server, settings.connection, wanted, write):
+            click.echo("rexec: the action has not ended; --follow waits for it", err=True)
+
+    try:
+        _run(show)
+    except NoLogs as error:
         raise click.ClickException(str(error)) from error
 
 
