@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rexec.worker.process_table import ProcessStat, all_processes, children_of_this_process, lies_in
+from rexec.worker.spawn_gate import GATE, SpawnGate
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -76,7 +77,8 @@ class ActionProcesses:
 class Processes:
     """All actions' processes in this agent."""
 
-    def __init__(self) -> None:
+    def __init__(self, gate: SpawnGate = GATE) -> None:
+        self._gate = gate
         self._running: dict[int, ActionProcesses] = {}
         # Children that were here before, which are nobody's action.
         self._spared = set(children_of_this_process() or ())
@@ -111,6 +113,8 @@ class Processes:
 
         def find() -> list[ProcessStat]:
             table = all_processes()
+            # One that was just being started is in the table and belongs to no action yet: wait until it does.
+            self._gate.settle()
             found = []
             for process in table.values():
                 if process.is_dead:

@@ -86,18 +86,18 @@ class Runner:
         loop = asyncio.get_running_loop()
         start_ticks = ticks_now()
         try:
-            process = self._spawn(invocation, stdout.write_fd, stderr.write_fd)
+            process, action = self._spawn(invocation, room, stdout.write_fd, stderr.write_fd, start_ticks)
         except BaseException:
             stdout.close()
             stderr.close()
             raise
         started = loop.time()
-        action = self._processes.started(process.pid, room, start_ticks)
-        pidfd = os.pidfd_open(process.pid)
+        pidfd = -1
         exited: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(pidfd, _set, exited)
         timed_out = False
         try:
+            pidfd = os.pidfd_open(process.pid)
+            loop.add_reader(pidfd, _set, exited)
             self._note_session(process.pid, start_ticks)
             stdout.started(loop)
             stderr.started(loop)
@@ -110,8 +110,9 @@ class Runner:
             try:
                 wait_status, usage = await to_the_end(self._end(process, action, exited.done()))
             finally:
-                loop.remove_reader(pidfd)
-                os.close(pidfd)
+                if pidfd >= 0:
+                    loop.remove_reader(pidfd)
+                    os.close(pidfd)
                 failures = [_finished(stdout), _finished(stderr)]
         for failure in failures:
             if failure is not None:
@@ -126,14 +127,16 @@ class Runner:
             peak_rss_bytes=usage.ru_maxrss * 1024,
         )
 
-    def _spawn(self, invocation: Invocation, stdout: int, stderr: int) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self, invocation: Invocation, room: str, stdout: int, stderr: int, start_ticks: int
+    ) -> tuple[subprocess.Popen[bytes], ActionProcesses]:
         arguments = invocation.arguments
         program = invocation.program
         while True:
             try:
                 # Popen with these options goes through vfork: its cost does not grow with the agent's memory.
                 with self._gate.spawning:
-                    return subprocess.Popen(
+                    process = subprocess.Popen(
                         arguments,
                         executable=program,
                         cwd=invocation.directory,
@@ -144,6 +147,8 @@ class Runner:
                         close_fds=True,
                         start_new_session=True,
                     )
+                    # Within the gate, so that nobody who looks for processes finds one that is nobody's.
+                    return process, self._processes.started(process.pid, room, start_ticks)
             except OSError as failure:
                 if failure.errno == errno.ENOEXEC and program != "/bin/sh":
                     # A script without "#!": every shell, and execvp(3), runs it with sh.

@@ -4,6 +4,9 @@ Linux refuses to execute a file that anyone holds open for writing (ETXTBSY, exe
 before it is used, but a child that another thread is just starting has a copy of every descriptor of the agent, until its
 own execve closes them. So a spawn holds this lock from fork to exec, and whoever has written an executable takes it once
 after closing: by then every child that could still hold the descriptor has gone through its execve.
+
+The new process is also registered before the lock is given back, so whoever has looked at the table of processes and then
+takes the lock knows of each whose it is.
 """
 
 from __future__ import annotations
