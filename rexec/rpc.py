@@ -304,16 +304,20 @@ class _EachParsed:
     """The messages of a request stream. A class and not a generator: one that is left before its end, as by a Write of a
     blob that exists, would cost a task to close it."""
 
-    __slots__ = ("_method", "_next")
+    __slots__ = ("_method", "_next", "_requests")
 
     def __init__(self, method: Method, requests: AsyncIterator[bytes]) -> None:
         self._method = method
-        self._next = aiter(requests).__anext__
+        self._requests = requests
+        # Made at the first use: gRPC's iterator complains of one that is made and never used, as by a call that is refused.
+        self._next: Callable[[], Awaitable[bytes]] | None = None
 
     def __aiter__(self) -> AsyncIterator[Message]:
         return self
 
     async def __anext__(self) -> Message:
+        if self._next is None:
+            self._next = aiter(self._requests).__anext__
         return _parsed(self._method, await self._next())
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 from google.longrunning import operations_proto_pb2
+from google.protobuf.descriptor import ServiceDescriptor
 
 from cas.blob_directory import DirectoryUnusable
 from cas.config import StoreSettings
@@ -82,6 +83,7 @@ class Running:
     socket: Path
     """Where its local worker reaches it."""
     health: Health
+    services: tuple[ServiceDescriptor, ...]
 
 
 async def serve(config: Config, config_file: Path | None, ready: Callable[[tuple[str, ...]], None]) -> None:
@@ -155,7 +157,7 @@ async def running(config: Config) -> AsyncIterator[Running]:
         await stack.enter_async_context(broker)
         stack.callback(health.close)
         await server.start()
-        yield Running(addresses, socket, health)
+        yield Running(addresses, socket, health, tuple(server.services))
 
 
 def _add_diagnostics(server: RpcServer) -> Health:
