@@ -25,7 +25,7 @@ from google.protobuf.message import DecodeError
 from cas.action_cache import ActionKey
 from cas.blob_directory import DirectoryUnusable
 from cas.config import SYNC_SECONDS
-from cas.errors import StoreFull
+from cas.errors import StoreFull, Unavailable
 from cas.ledger import STAMP_SECONDS
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
@@ -108,8 +108,10 @@ class DiskActionCache:
                 raise key.not_found()
             now = self._clock()
             if now - row[1] > STAMP_SECONDS:
-                self._database.execute(f"UPDATE results SET used_at = ? WHERE {_KEY}", (now, *_columns(key)))
-                self._dirty.set()
+                # A full disk costs the order of use, not the result.
+                with suppress(sqlite3.OperationalError):
+                    self._database.execute(f"UPDATE results SET used_at = ? WHERE {_KEY}", (now, *_columns(key)))
+                    self._dirty.set()
         except sqlite3.DatabaseError as reason:
             self._recover(reason)
             raise key.not_found() from reason
@@ -195,13 +197,14 @@ class DiskActionCache:
         return database
 
     def _recover(self, reason: sqlite3.DatabaseError) -> None:
-        """Go on with a fresh file if `reason` says that this one is damaged. Raises StoreFull for a full disk, and any
-        other reason as it is."""
+        """Go on with a fresh file if `reason` says that this one is damaged. Raises StoreFull for a full disk, and
+        Unavailable for any other reason: whoever runs actions can do without the cache."""
         code = reason.sqlite_errorcode & 0xFF
         if code == sqlite3.SQLITE_FULL:
             raise StoreFull("no room on the disk for the action result") from reason
         if code not in _DAMAGED:
-            raise reason
+            log.error("action cache failed", path=str(self._path), reason=str(reason))
+            raise Unavailable("the action cache cannot be used now") from reason
         with suppress(sqlite3.Error):
             self._database.close()
         self._move_aside(reason)

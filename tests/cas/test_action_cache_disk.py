@@ -15,7 +15,7 @@ from cas.action_cache import ActionCache, ActionKey
 from cas.action_cache_disk import ENTRY_BYTES, DiskActionCache
 from cas.blob_directory import DirectoryUnusable
 from cas.digest import Digest
-from cas.errors import ActionResultNotFound, StoreFull
+from cas.errors import ActionResultNotFound, StoreFull, Unavailable
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
 HOUR = 3600.0
@@ -228,3 +228,15 @@ async def test_the_log_is_moved_into_the_file_while_results_arrive(tmp_path: Pat
         assert path.stat().st_size > before + 300 * 2000
         await cache.put(key("a"), result())
         assert await known(cache, "a") == "a"
+
+
+async def test_a_disk_that_takes_nothing_more_still_gives_what_it_has(tmp_path: Path) -> None:
+    now = [0.0]
+    async with opened(tmp_path, now=now) as cache:
+        await cache.put(key("a"), result())
+        cache._database.execute("PRAGMA query_only = ON")
+        now[0] += 2 * HOUR  # the time of use is due to be renewed
+        assert await cache.get(key("a")) == result()
+        with pytest.raises(Unavailable, match="action cache"):
+            await cache.put(key("b"), result())
+        cache._database.execute("PRAGMA query_only = OFF")
