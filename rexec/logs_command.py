@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from grpc import aio
 
 QUIET_SECONDS: Final = 1.0
-"""Without --follow: what has been printed so far ends where nothing comes for so long. The protocol does not tell."""
+"""Long enough for an answer from afar."""
 
 CALL_SECONDS: Final = 30.0
 
@@ -53,6 +53,8 @@ class Wanted:
     outputs: tuple[str, ...] = ("stdout", "stderr")
     follow: bool = False
     """Until the action has ended; else what there is so far."""
+    quiet_seconds: float = QUIET_SECONDS
+    """Without `follow`: what there is so far ends where nothing comes for so long. The protocol does not tell."""
 
 
 Write = Callable[[str, bytes], None]
@@ -137,7 +139,7 @@ class _Logs:
     async def _show_stream(self, output: str, name: str) -> bool:
         """Write a live log; whether its end was reached."""
         request = bytestream_pb2.ReadRequest(resource_name=name)
-        quiet_seconds = None if self._wanted.follow else QUIET_SECONDS
+        quiet_seconds = None if self._wanted.follow else self._wanted.quiet_seconds
         async with aclosing(self._stream(_BYTESTREAM["Read"], request)) as pieces:
             while True:
                 try:

@@ -17,6 +17,7 @@ from rexec.config import parse
         ([], ["serve", "worker", "check-config"]),
         (["serve"], ["--listen", "--state-dir", "--slots", "--config", "127.0.0.1:8980", "one for each core"]),
         (["worker"], ["--server", "--slots", "--cache-dir"]),
+        (["logs"], ["OPERATION", "--server", "--follow", "--stdout", "--stderr", "--instance"]),
         (["check-config"], ["FILE"]),
     ],
 )

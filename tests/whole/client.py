@@ -28,6 +28,8 @@ EXECUTE = "/build.bazel.remote.execution.v2.Execution/Execute"
 class Client:
     channel: aio.Channel
     store: RemoteStore
+    server: str
+    """Its address, grpc://HOST:PORT."""
 
     async def upload(self, *blobs: bytes | Message) -> list[Digest]:
         """Upload blobs and messages; their digests in the same order."""
@@ -94,7 +96,7 @@ async def whole_server(folder: Path, slots: int = 2) -> AsyncIterator[Client]:
         ) as agent,
         agent_running(agent),
     ):
-        yield Client(channel, RemoteStore(channel))
+        yield Client(channel, RemoteStore(channel), f"grpc://{server.addresses[0]}")
 
 
 @asynccontextmanager
