@@ -17,14 +17,11 @@ class AssetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Assets remembered at most, one for each URI of a push. Those asked for longest ago are forgotten first."""
 
     max_bytes: int = 256 << 20
-    """Bound of what is remembered; an asset takes about 400 bytes and 80 for each reference. The content itself is in the
+    """Bound of what is remembered; an asset takes about 400 bytes and 110 for each reference. The content itself is in the
     store."""
 
     fetch: bool = False
     """Fetch http and https URLs that nobody pushed. Off: whoever may ask this server could make it connect to anywhere."""
-
-    fetch_git: bool = False
-    """Answer FetchDirectory of http and https URLs with a checkout that the `git` program makes. Needs fetch."""
 
     allowed_urls: tuple[str, ...] = ("https://*", "http://*")
     """What may be fetched, redirects included: "SCHEME://HOST[:PORT][/PATH]". HOST "*" is any, "*.example.org" any below
@@ -59,8 +56,6 @@ class AssetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
                 raise ValueError(f"{field} is {getattr(self, field)}; expected more than 0 and at most 86400")
         if not 0 <= self.max_redirects <= 100:
             raise ValueError(f"max_redirects is {self.max_redirects}; expected 0 to 100")
-        if self.fetch_git and not self.fetch:
-            raise ValueError("fetch_git is on and fetch is off; expected both")
         self.origins()
         self.networks()
 

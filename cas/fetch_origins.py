@@ -1,4 +1,4 @@
-"""Which road a fetch from outside takes: a blob is a GET, a directory is a checkout that git makes."""
+"""Which road a fetch from outside takes: a blob is a GET. Directories are only remembered, never fetched."""
 
 from __future__ import annotations
 

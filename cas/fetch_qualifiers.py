@@ -34,8 +34,6 @@ CANONICAL_ID: Final = "bazel.canonical_id"
 AUTH_HEADERS: Final = "bazel.auth_headers"
 HEADER_PREFIX: Final = "http_header:"
 URL_HEADER_PREFIX: Final = "http_header_url:"
-COMMIT: Final = "vcs.commit"
-BRANCH: Final = "vcs.branch"
 
 _LENGTHS: Final = {"sha256": 32, "sha384": 48, "sha512": 64}
 """By strength, weakest first."""
@@ -99,16 +97,16 @@ def is_secret(name: str) -> bool:
     return name == AUTH_HEADERS or name.startswith((HEADER_PREFIX, URL_HEADER_PREFIX))
 
 
-def refuse_others(qualifiers: Iterable[str], *understood: str, headers: bool = True) -> None:
+def refuse_others(qualifiers: Iterable[str]) -> None:
     """Raises QualifiersNotSupported with all the names that are not understood."""
-    others = [name for name in qualifiers if name not in understood and not (headers and is_secret(name))]
+    others = [name for name in qualifiers if name not in (CHECKSUM, CANONICAL_ID) and not is_secret(name)]
     if others:
         raise QualifiersNotSupported(others)
 
 
 def fetch_options(qualifiers: Mapping[str, str], urls: Sequence[str]) -> FetchOptions:
     """What a FetchBlob of these URLs is asked to do. Raises MalformedRequest, QualifiersNotSupported among them."""
-    refuse_others(qualifiers, CHECKSUM, CANONICAL_ID)
+    refuse_others(qualifiers)
     checksum = parse_checksum(qualifiers[CHECKSUM]) if CHECKSUM in qualifiers else None
     general: dict[str, str] = {}
     single: list[dict[str, str]] = [{} for _ in urls]
