@@ -106,7 +106,10 @@ class Broker:
         await self._tasks.__aexit__(None, None, None)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run `work`, which lets no exception out, until it ends or the broker stops."""
+        """Run `work`, which lets no exception out, until it ends or the broker stops. Raises Unavailable if it has."""
+        if self._closed:
+            work.close()
+            raise Unavailable("the scheduler stops")
         task = self._tasks.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from cas.errors import ResourceExhausted, StatusError
 from protos.rexec.worker.v1 import worker_pb2
@@ -48,7 +48,7 @@ class Outbox:
             self._messages.clear()
         self._changed.set()
 
-    async def messages(self) -> AsyncIterator[worker_pb2.ToWorker]:
+    async def messages(self) -> AsyncGenerator[worker_pb2.ToWorker, None]:
         """What has been put, in order, until the outbox is closed. Raises the failure that it was closed with."""
         while True:
             while self._messages:

@@ -8,6 +8,7 @@ own, because gRPC's two directions are independent.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 import structlog
 
@@ -51,8 +52,9 @@ class WorkersService:
         outbox = Outbox()
         reader = self._broker.spawn(self._read(requests, outbox, context))
         try:
-            async for message in outbox.messages():
-                yield message
+            async with aclosing(outbox.messages()) as messages:
+                async for message in messages:
+                    yield message
         finally:
             outbox.close()
             reader.cancel()

@@ -179,6 +179,14 @@ class TestLosing:
         with pytest.raises(Unavailable, match="the scheduler stops"):
             await worker.hear("lease")
 
+    async def test_a_stream_that_comes_after_the_stop_is_told_so(self, world: World) -> None:
+        """The ports are closed after the scheduler: a worker whose stream has just ended may be back before."""
+        await world.stop()
+        worker = world.silent_worker()
+        worker.say(hello=hello())
+        with pytest.raises(Unavailable, match="the scheduler stops"):
+            await worker.hear("welcome")
+
 
 class TestLying:
     async def running(self, world: World) -> tuple[FakeWorker, worker_pb2.Lease]:
