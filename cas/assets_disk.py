@@ -1,7 +1,8 @@
 """Assets in one SQLite file, or in memory: bounded, those asked for longest ago forgotten first.
 
-A look-up takes some 10 us, so it runs on the event loop; commits do not wait for the disk (WAL, synchronous=NORMAL). A
-killed process loses nothing, a crash of the machine the newest assets. The file is a cache: one that is damaged or of
+A look-up takes some 10 us, so it runs on the event loop. Commits do not wait for the disk (WAL, synchronous=NORMAL), but for
+the one in some hundreds that moves the log into the file: a push is rare beside the uploads that it needs. A killed process
+loses nothing, a crash of the machine the newest assets. The file is a cache: one that is damaged or of
 another layout is moved aside, and a fresh one takes its place.
 """
 
