@@ -40,3 +40,22 @@ def test_who_may_not_read_does_not_learn_which_names_exist() -> None:
     for name in ("main", "nobody"):
         with pytest.raises(NotAllowed):
             instances.readable(name, Identity(may_read=False))
+
+
+def test_who_may_use_one_instance_does_not_learn_of_others() -> None:
+    instances = Instances([instance("main"), instance("secret")])
+    limited = Identity(instance_names=frozenset({"main", "gone"}))
+    for find in (instances.readable, instances.executable):
+        assert find("main", limited).name == "main"
+        for name in ("secret", "no such thing", ""):
+            with pytest.raises(NotAllowed, match=r"^not allowed$"):
+                find(name, limited)
+        with pytest.raises(MalformedRequest, match="'gone'; this server has 'main'$"):
+            find("gone", limited)
+
+
+def test_execution_is_a_right_of_its_own() -> None:
+    instances = Instances([instance("main")])
+    assert instances.executable("main", Identity()).name == "main"
+    with pytest.raises(NotAllowed):
+        instances.executable("main", Identity(may_execute=False))

@@ -226,7 +226,12 @@ async def test_a_remembered_token_is_checked_again_when_it_has_expired(monkeypat
     identity = await checked.identity(token)
     decoded: list[str] = []
     original = jwt.decode
-    monkeypatch.setattr(jwt, "decode", lambda *args, **more: decoded.append("once") or original(*args, **more))
+
+    def counted(*args: Any, **more: Any) -> Any:
+        decoded.append("once")
+        return original(*args, **more)
+
+    monkeypatch.setattr(jwt, "decode", counted)
     assert await checked.identity(token) is identity
     assert not decoded
     now = NOW + 1031.0

@@ -39,7 +39,7 @@ async def test_every_service_serves_until_the_server_drains() -> None:
     assert {name: answer.status for name, answer in listed.items()} == dict.fromkeys(
         ("", "a.B", "c.D"), Status.NOT_SERVING
     )
-    with pytest.raises(NotFound, match="'x.Y'"):
+    with pytest.raises(NotFound, match=r"'x\.Y'"):
         await health.Check(asked("x.Y"), RequestContext())
 
 
@@ -134,7 +134,7 @@ async def test_a_tool_learns_all_that_it_needs_to_make_a_call(tmp_path: Path, me
                 ready = [file for file in pending.values() if not set(file.dependency) & set(pending)]
                 assert ready, f"{name}: imports in a circle"
                 for file in ready:
-                    pool.Add(pending.pop(file.name))  # type: ignore[attr-defined]
+                    pool.Add(pending.pop(file.name))
             assert pool.FindServiceByName(name).methods
 
 

@@ -39,7 +39,7 @@ RIGHTS = {
 }
 EVERYTHING = ["read", "execute", "update_action_cache", "work"]
 
-NEEDED = {
+NEEDED: dict[str, tuple[str, Message | bytes]] = {
     "Capabilities.GetCapabilities": ("read", b""),
     "ContentAddressableStorage.FindMissingBlobs": ("read", b""),
     "ContentAddressableStorage.BatchUpdateBlobs": ("read", b""),
@@ -82,7 +82,7 @@ def token(name: str) -> str:
 
 
 def config(tmp_path: Path, more: str = "") -> Config:
-    entries = [(name, rights, None) for name, rights in RIGHTS.items()]
+    entries: list[tuple[str, list[str], list[str] | None]] = [(name, rights, None) for name, rights in RIGHTS.items()]
     entries += [("everything", EVERYTHING, None), ("elsewhere", EVERYTHING, ["other"])]
     text = "".join(
         f'[[token]]\nidentity = "{name}"\nsha256 = "{hashlib.sha256(token(name).encode()).hexdigest()}"\n'
