@@ -4,7 +4,7 @@ REAPI (ActionCache.GetActionResult): a client that gets a result may rely on all
 and Directories too, so a result with a blob missing is no result. Asking also lets the store keep the blobs longer.
 
 Trees are read once: the digests in each are kept in memory, bounded by TREE_CACHE_DIGESTS. One that is too large, does
-not parse, or names something that is no digest counts as missing: no client could use it.
+not parse, or names something that is no digest or no file counts as missing: no client could use it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from cas.digest import EMPTY, Digest, DigestFunction
 from cas.errors import ActionResultNotFound, BlobNotFound, MalformedRequest
 from cas.store import SMALL_BLOB_BYTES, BlobStore
-from cas.tree import load_tree
+from cas.tree import check_names, load_tree
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
 if TYPE_CHECKING:
@@ -125,21 +125,25 @@ async def _files_of_tree(digest: Digest, store: BlobStore, trees: TreeContents) 
     try:
         data = await _content(digest, store)
         if len(data) <= SMALL_BLOB_BYTES:
-            contents = _files_in(data, digest.function)
+            contents = _files_in(data, digest)
         else:
             # Tens of thousands of files: in a thread, others get their turn meanwhile.
-            contents = await asyncio.to_thread(_files_in, data, digest.function)
+            contents = await asyncio.to_thread(_files_in, data, digest)
     except (BlobNotFound, DecodeError, MalformedRequest):
         return None
     trees.add(digest, re_pb2.Tree, contents)
     return contents
 
 
-def _files_in(encoded_tree: bytes, function: DigestFunction) -> frozenset[Digest]:
-    """Raises DecodeError, and MalformedRequest for a digest that is none."""
+def _files_in(encoded_tree: bytes, tree_digest: Digest) -> frozenset[Digest]:
+    """Raises DecodeError, and MalformedRequest for a digest that is none and for a name such as "../x", which a client would
+    write outside of its directory."""
+    function = tree_digest.function
     tree = re_pb2.Tree.FromString(encoded_tree)
+    check_names(tree.root, tree_digest)
     files = {Digest.from_proto(file.digest, function) for file in tree.root.files}
     for directory in tree.children:
+        check_names(directory, tree_digest)
         files.update([Digest.from_proto(file.digest, function) for file in directory.files])
     return frozenset(files - {EMPTY[function]})
 

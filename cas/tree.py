@@ -137,19 +137,10 @@ def parse_directory(data: bytes, digest: Digest) -> Directory:
         message = re_pb2.Directory.FromString(data)
     except DecodeError:
         raise MalformedRequest(f"blob {digest} is not a Directory message") from None
-    names = [node.name for node in message.files]
-    names += [node.name for node in message.directories]
-    names += [node.name for node in message.symlinks]
-    for name in names:
-        if not name or name in _NO_NAMES or "/" in name or "\0" in name:
-            raise MalformedRequest(f"directory {digest} holds an entry named {name[:200]!r}, which no file can have")
-        if len(name) > MAX_NAME_BYTES // 4 and len(name.encode()) > MAX_NAME_BYTES:
-            raise MalformedRequest(
-                f"directory {digest} holds a name of {len(name.encode())} bytes; {MAX_NAME_BYTES} is the most: {name[:200]!r}"
-            )
-    if len(set(names)) != len(names):
-        repeated = next(name for name, times in Counter(names).items() if times > 1)
-        raise MalformedRequest(f"directory {digest} holds {repeated[:200]!r} twice")
+    if len(message.files) + len(message.directories) + len(message.symlinks) > MAX_ENTRIES:
+        # Empty nodes take two bytes each. No tree may have as many, so none of them has to be looked at.
+        raise MalformedRequest(f"directory {digest} has more than {MAX_ENTRIES} files, directories and symlinks")
+    check_names(message, digest)
     for symlink in message.symlinks:
         if not symlink.target or "\0" in symlink.target:
             raise MalformedRequest(
@@ -165,6 +156,24 @@ def parse_directory(data: bytes, digest: Digest) -> Directory:
 
 
 _NO_NAMES: Final = frozenset({".", ".."})
+
+
+def check_names(message: re_pb2.Directory, digest: Digest) -> None:
+    """Raises MalformedRequest unless every entry of a directory, which is in the blob of `digest`, has a name of its own that
+    a file can have."""
+    names = [node.name for node in message.files]
+    names += [node.name for node in message.directories]
+    names += [node.name for node in message.symlinks]
+    for name in names:
+        if not name or name in _NO_NAMES or "/" in name or "\0" in name:
+            raise MalformedRequest(f"directory {digest} holds an entry named {name[:200]!r}, which no file can have")
+        if len(name) > MAX_NAME_BYTES // 4 and len(name.encode()) > MAX_NAME_BYTES:
+            raise MalformedRequest(
+                f"directory {digest} holds a name of {len(name.encode())} bytes; {MAX_NAME_BYTES} is the most: {name[:200]!r}"
+            )
+    if len(set(names)) != len(names):
+        repeated = next(name for name, times in Counter(names).items() if times > 1)
+        raise MalformedRequest(f"directory {digest} holds {repeated[:200]!r} twice")
 
 
 async def read_directories(
@@ -263,10 +272,12 @@ async def levels(store: BlobStore, root: Digest, cache: DirectoryCache | None = 
 def _measure(root: Digest, directories: dict[Digest, Directory]) -> int:
     """The entries of the laid-out tree. Raises MalformedRequest past MAX_ENTRIES or MAX_DEPTH.
 
-    Children are measured before their parents, each different directory once, however often it is reached.
+    Children are measured before their parents, each different directory once, however often it is reached. A directory
+    that holds itself is one that a store without checks was given under a digest not its own.
     """
     entries: dict[Digest, int] = {}
     depth: dict[Digest, int] = {}
+    waited: set[Digest] = set()
     stack = [root] if root in directories else []
     while stack:
         digest = stack[-1]
@@ -277,6 +288,10 @@ def _measure(root: Digest, directories: dict[Digest, Directory]) -> int:
         held = [child for child in directory.child_digests if child in directories]
         waiting = [child for child in held if child not in entries]
         if waiting:
+            # What waits is on top of the children that it waits for, unless one of them holds it.
+            if digest in waited:
+                raise MalformedRequest(f"directory {digest} holds itself")
+            waited.add(digest)
             stack += waiting
             continue
         stack.pop()

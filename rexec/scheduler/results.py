@@ -13,17 +13,22 @@ import structlog
 from google.rpc import status_pb2
 
 from cas.action_cache import ActionKey, missing_of
-from cas.errors import Code, StatusError
+from cas.errors import Code, FailedPrecondition, StatusError
 from cas.instances import Instance, Instances
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.scheduler.broker import Settled
 from rexec.scheduler.clock import Clock
+from rexec.scheduler.command import outputs_of
 from rexec.scheduler.inputs import InputRoots
 from rexec.scheduler.scheduler import Run
 from rexec.scheduler.task import Candidate, Failure, Outcome
 
 log = structlog.get_logger()
+
+MAX_RESPONSE_BYTES = 3 << 20
+"""What a worker makes of one action, about 20,000 outputs. With what is inlined it still fits the 4 MiB that every client
+receives."""
 
 _FAILURES = {
     worker_pb2.Finished.INFRASTRUCTURE: Failure.INFRASTRUCTURE,
@@ -51,6 +56,9 @@ class Results:
         if report.status.code == Code.FAILED_PRECONDITION:
             # An input was evicted after it was checked: the client uploads it again, and must then be believed nothing.
             self._inputs.forget(candidate.instance_name)
+        undeclared = _undeclared(report.action_result, cast(Run, candidate.payload).command)
+        if undeclared:
+            return _broken(f"reported an output {undeclared[:200]!r} that the command does not declare")
         response = re_pb2.ExecuteResponse(message=report.message)
         if report.HasField("action_result"):
             response.result.CopyFrom(report.action_result)
@@ -59,6 +67,10 @@ class Results:
             response.status.CopyFrom(report.status)
         else:
             response.status.CopyFrom(status_pb2.Status())
+        if response.ByteSize() > MAX_RESPONSE_BYTES:
+            size_bytes = response.ByteSize()
+            failure = FailedPrecondition(f"the result takes {size_bytes} bytes, expected at most {MAX_RESPONSE_BYTES}")
+            return Settled(Failure.NONE, Outcome(error=failure))
         instance = self._instances.of(candidate.instance_name)
         try:
             missing = await missing_of(response.result, instance.store, candidate.action_digest.function)
@@ -88,6 +100,16 @@ class Results:
             await instance.action_cache.put(ActionKey(instance.name, candidate.action_digest), result)
         except StatusError as failure:
             log.warning("action cache not written", action=str(candidate.action_digest), reason=str(failure))
+
+
+def _undeclared(result: re_pb2.ActionResult, command: re_pb2.Command) -> str:
+    """A path of the result that is not as the command has it, "" if there is none. A client writes to the paths of a result,
+    and has looked only at those that it asked for."""
+    named = {output.path for output in result.output_files}
+    named.update(output.path for output in result.output_directories)
+    for links in (result.output_symlinks, result.output_file_symlinks, result.output_directory_symlinks):
+        named.update(link.path for link in links)
+    return min(named.difference(outputs_of(command)), default="")
 
 
 def _broken(evidence: str) -> Settled:

@@ -227,7 +227,7 @@ async def test_results_of_another_digest_function_are_followed_with_it() -> None
     function = DigestFunction.BLAKE3
     store = MemoryStore()
     tree = re_pb2.Tree(
-        root=re_pb2.Directory(files=[re_pb2.FileNode(digest=Digest.of(b"x", function).to_proto())])
+        root=re_pb2.Directory(files=[re_pb2.FileNode(name="x", digest=Digest.of(b"x", function).to_proto())])
     ).SerializeToString()
     await store.write_many([(Digest.of(tree, function), tree)])
     result = re_pb2.ActionResult(

@@ -46,7 +46,7 @@ class TestMissingInputs:
         assert violations_of(caught.value.to_proto()) == [subject(action)]
 
     async def test_1_a_missing_command_is_a_failed_precondition(self, world: World) -> None:
-        action = await world.action("never uploaded", upload_command=False)
+        action = await world.action("never uploaded", upload_command=False, output_paths=())
         with pytest.raises(InputsMissing) as caught:
             await world.execute(action).next()
         command = Digest.of(

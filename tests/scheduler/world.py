@@ -34,6 +34,9 @@ from rexec.scheduler.workers import WorkersService
 GUARD_SECONDS = 10
 """What hangs fails the test instead of the whole run. Nothing is measured with it."""
 
+OUTPUTS = ("out", "partial", "a", "b")
+"""What the actions of the tests may make."""
+
 Properties = Iterable[tuple[str, str]]
 
 
@@ -210,12 +213,14 @@ class World:
         do_not_cache: bool = False,
         timeout_seconds: float | None = None,
         working_directory: str = "",
-        output_paths: Sequence[str] = (),
+        output_paths: Sequence[str] | None = None,
         output_files: Sequence[str] = (),
         upload: bool = True,
         upload_command: bool = True,
     ) -> Digest:
-        """An Action with its Command in the store."""
+        """An Action with its Command in the store; unless told otherwise its outputs are OUTPUTS."""
+        if output_paths is None:
+            output_paths = () if output_files else OUTPUTS
         command = re_pb2.Command(
             arguments=arguments or ["true"],
             working_directory=working_directory,
