@@ -50,7 +50,7 @@ def test_who_may_use_one_instance_does_not_learn_of_others() -> None:
         for name in ("secret", "no such thing", ""):
             with pytest.raises(NotAllowed, match=r"^not allowed$"):
                 find(name, limited)
-        with pytest.raises(MalformedRequest, match="'gone'; this server has 'main'$"):
+        with pytest.raises(MalformedRequest, match=r"'gone'; this server has 'main'$"):
             find("gone", limited)
 
 

@@ -91,7 +91,7 @@ async def test_the_instances_are_those_of_the_claim(
 async def test_names_of_claims_and_what_stands_in_for_them_can_be_set() -> None:
     chosen = {"name_claim": "email", "rights_claim": "scope", "instances_claim": "teams", "rights": ("read",)}
     identity = await tokens(**chosen).identity(EC.token(email="a@b", scope="execute", teams="x"))
-    assert (identity.name, identity.may_execute, identity.instance_names) == ("a@b", True, {"x"})
+    assert (identity.name, identity.may_execute, identity.instance_names) == ("a@b", True, frozenset({"x"}))
     assert (await tokens(**chosen).identity(EC.token(email="a@b"))).may_read
 
 

@@ -26,7 +26,7 @@ def test_a_token_gives_its_identity_rights_and_instances() -> None:
     assert (alice.name, alice.may_read, alice.may_execute, alice.instance_names) == ("alice", True, False, None)
     assert bob is not None
     assert (bob.may_read, bob.may_execute, bob.may_work, bob.may_update_action_cache) == (True, True, True, False)
-    assert bob.instance_names == {"main", ""}
+    assert bob.instance_names == frozenset({"main", ""})
 
 
 @pytest.mark.parametrize(

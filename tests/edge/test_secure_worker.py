@@ -67,11 +67,11 @@ async def test_a_worker_with_a_certificate_and_a_token_is_given_work(tmp_path: P
         f'[auth.tokens]\nfile = "{tmp_path}/tokens.toml"'
     )
     async with asyncio.timeout(GUARD_SECONDS), running(config) as server:
-        tls = "--tls-ca", str(authority.file), "--tls-certificate", str(worker_pair.certificate)
-        tls += "--tls-key", str(worker_pair.key)
+        trust = "--tls-ca", str(authority.file)
+        shown = "--tls-certificate", str(worker_pair.certificate), "--tls-key", str(worker_pair.key)
         where = "--server", f"grpcs://{server.addresses[0]}", "--work-dir", str(tmp_path / "work")
         async with (
-            worker(*where, *tls, "--token-file", str(tmp_path / "token")),
+            worker(*where, *trust, *shown, "--token-file", str(tmp_path / "token")),
             aio.insecure_channel(f"unix:{server.socket}") as channel,
         ):
             response = await executed(channel, re_pb2.Command(arguments=["/bin/echo", "through TLS"]))
