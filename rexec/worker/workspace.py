@@ -107,10 +107,19 @@ class Workspace:
         return room
 
     def discard(self, room: Room) -> None:
-        """Done with a room: it vanishes at once and is deleted later. No process may be left in it."""
+        """Done with a room: it vanishes at once and is deleted later. No process may be left in it.
+
+        What the action did to the room is no reason for its result to be lost: one that cannot be moved is left alone.
+        """
         target = f"{self._trash}/{os.getpid()}-{next(self._trashed)}"
-        with suppress(FileNotFoundError):
-            os.rename(room.path, target)
+        try:
+            with suppress(FileNotFoundError):
+                if stat.S_ISDIR(os.lstat(room.path).st_mode):
+                    os.chmod(room.path, 0o700)  # to be moved, a directory must be writable: its ".." changes
+                os.rename(room.path, target)
+        except OSError as failure:
+            _log.error("gave up a room that cannot be moved away", room=room.path, failure=str(failure))
+            return
         heapq.heappush(self._free, room.number)
         with suppress(RuntimeError):  # closed meanwhile: the next agent deletes it
             self._sweeper.submit(delete_tree, target)

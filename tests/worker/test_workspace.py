@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import subprocess
 from pathlib import Path
 
@@ -34,6 +36,39 @@ def test_rooms_have_the_same_paths_again(tmp_path: Path) -> None:
     assert (first.path, second.path) == (f"{workspace.path}/w/0", f"{workspace.path}/w/1")
     assert third.path == first.path
     assert os.listdir(third.root) == []
+    workspace.close()
+
+
+def test_a_room_without_permissions_vanishes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = os.rename
+
+    def rename_as_an_ordinary_user(source: str, target: str) -> None:
+        if not os.stat(source).st_mode & stat.S_IWUSR:
+            raise PermissionError(errno.EACCES, "permission denied", source)
+        rename(source, target)
+
+    workspace = Workspace(str(tmp_path))
+    workspace.claim()
+    monkeypatch.setattr(os, "rename", rename_as_an_ordinary_user)
+    room = workspace.room()
+    os.chmod(room.path, 0)
+    workspace.discard(room)
+    assert not os.path.exists(room.path)
+    assert workspace.room() == room
+    workspace.close()
+
+
+def test_a_room_that_cannot_be_moved_is_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str, _target: str) -> None:
+        raise PermissionError(errno.EACCES, "permission denied", source)
+
+    workspace = Workspace(str(tmp_path))
+    workspace.claim()
+    room = workspace.room()
+    monkeypatch.setattr(os, "rename", refuse)
+    workspace.discard(room)
+    monkeypatch.undo()
+    assert workspace.room().number != room.number
     workspace.close()
 
 
