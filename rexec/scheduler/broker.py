@@ -83,7 +83,7 @@ class Broker:
         self._closed = False
         self._tasks = asyncio.TaskGroup()
         self._running: set[asyncio.Task[None]] = set()
-        self.logs = LiveLogs(self._send, settings.max_log_readers)
+        self.logs = LiveLogs(self._send, self.clock, settings)
 
     async def __aenter__(self) -> Self:
         self._queue = Queue(self.settings, self.clock.monotonic())

@@ -17,8 +17,10 @@ from typing import Final
 
 from cas.errors import MalformedRequest, ResourceExhausted
 from protos.rexec.worker.v1 import worker_pb2
+from rexec.scheduler.clock import Clock
 from rexec.scheduler.log_name import Output
 from rexec.scheduler.scheduler import LogRest, OperationState
+from rexec.scheduler.settings import SchedulerSettings
 
 WINDOW_BYTES: Final = 256 << 10
 """Bytes on their way or waiting for one reader: what a worker sends in one turn, so that it need not wait for an answer."""
@@ -69,10 +71,14 @@ class _Reader:
 class LiveLogs:
     """All readers of running actions."""
 
-    def __init__(self, send: Callable[[str, worker_pb2.ToWorker], None], max_readers: int) -> None:
+    def __init__(
+        self, send: Callable[[str, worker_pb2.ToWorker], None], clock: Clock, settings: SchedulerSettings
+    ) -> None:
         """`send` tells a worker, named by its id, and does nothing while that one is away."""
         self._send = send
-        self._max_readers = max_readers
+        self._clock = clock
+        self._keepalive_seconds = settings.keepalive_seconds
+        self._max_readers = settings.max_log_readers
         self._readers: dict[int, _Reader] = {}
         self._last_number = 0
 
@@ -82,7 +88,7 @@ class LiveLogs:
     async def read(
         self, look: Callable[[], Place], changed: asyncio.Event, output: Output, offset: int
     ) -> AsyncGenerator[bytes | LogRest, None]:
-        """The output from `offset` as it comes, then a LogRest.
+        """The output from `offset` as it comes, then a LogRest; empty bytes when nothing has come for a while.
 
         `look` says where the log is now, and `changed` is set whenever that may be another place. Raises what `look` does,
         and ResourceExhausted.
@@ -93,7 +99,8 @@ class LiveLogs:
             changed.clear()
             place = look()
             if place.running is None and place.ended is None:
-                await changed.wait()
+                if await self._quiet(changed):
+                    yield b""
                 continue
             if followed not in (0, place.epoch):
                 offset = 0
@@ -116,7 +123,8 @@ class LiveLogs:
                         yield data
                     if look().running != place.running:
                         break
-                    await changed.wait()
+                    if await self._quiet(changed):
+                        yield b""
             finally:
                 self._leave(reader)
             offset = reader.received
@@ -150,6 +158,16 @@ class LiveLogs:
         for reader in self._readers.values():
             if reader.running.worker_id == worker_id:
                 self._ask(reader, reader.until)
+
+    async def _quiet(self, changed: asyncio.Event) -> bool:
+        """Wait for a change; whether it took so long that the reader must hear something."""
+        due = self._clock.monotonic() + self._keepalive_seconds
+        timer = self._clock.call_at(due, changed.set)
+        try:
+            await changed.wait()
+        finally:
+            timer.cancel()
+        return self._clock.monotonic() >= due
 
     def _join(self, running: Running, output: Output, offset: int, changed: asyncio.Event) -> _Reader:
         if len(self._readers) >= self._max_readers:

@@ -1,6 +1,7 @@
 """Reading the logs of actions by google.bytestream.ByteStream.Read (REAPI, ExecuteOperationMetadata.stdout_stream_name).
 
 While the action waits or runs the call stays open and gives what is printed as it comes; it ends when the action has ended.
+A command that prints nothing makes a response without data now and then (google.bytestream.ReadResponse.data allows it).
 A log can be read for as long as its operation is known; once the action has ended it comes from the stored output.
 
 `read_offset` counts the bytes of the present attempt, which are those that the stored output will have: a line that says

@@ -92,6 +92,7 @@ class Scheduler(Protocol):
     def log(self, name: str, output: Output, offset: int) -> AsyncGenerator[bytes | LogRest, None]:
         """What the action prints, from `offset`, while it runs; a LogRest comes last.
 
+        After the keepalive interval without a byte it gives empty ones: proxies cut calls on which nothing is sent.
         Nobody counts as waiting for the operation because of it. Close the iterator. Raises ResourceExhausted if too many
         logs are read, Unavailable when the scheduler stops.
         """

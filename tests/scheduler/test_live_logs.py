@@ -207,8 +207,9 @@ async def test_a_log_is_not_found_under_another_instance_or_without_rights(world
         await Reader(world, run.stdout.removeprefix("main/")).next()
     with pytest.raises(MalformedRequest, match="unknown instance name 'other'"):
         await Reader(world, run.stdout.replace("main/", "other/")).next()
-    with pytest.raises(NotAllowed):
-        await Reader(world, run.stdout, identity=Identity("nobody", may_read=False)).next()
+    for identity in (Identity("nobody", may_read=False), Identity("else", instance_names=frozenset({""}))):
+        with pytest.raises(NotAllowed):
+            await Reader(world, run.stdout, identity=identity).next()
 
 
 async def test_a_log_is_gone_with_its_operation(world: World) -> None:
@@ -335,6 +336,22 @@ async def test_reading_a_log_is_not_waiting_for_the_action() -> None:
         assert await reader.rest() == b""
         await run.worker.hear("revoke")
         assert (await run.asked()).until == 0
+
+
+@pytest.mark.parametrize("runs", [False, True])
+async def test_a_reader_hears_something_even_if_nothing_is_printed(runs: bool) -> None:
+    async with World(SchedulerSettings(keepalive_seconds=7)) as world:
+        stream = world.execute(await world.action())
+        await stream.next()
+        if runs:
+            await running(world, stream=stream)
+        reader = Reader(world, log_name(stream.name, Output.STDOUT))
+        for _ in range(2):
+            piece = asyncio.create_task(reader.next())
+            await world.clock.timer_set()
+            world.clock.advance(7)
+            assert await piece == b""
+        await reader.close()
 
 
 async def test_a_worker_that_comes_back_is_asked_again_from_where_the_reader_is(world: World) -> None:
