@@ -18,7 +18,7 @@ from cas.digest import Digest
 from cas.errors import MalformedRequest, NotFound
 from cas.fetch_qualifiers import CHECKSUM, is_secret
 from cas.store import BlobStore
-from cas.tree import DirectoryCache, load_tree
+from cas.tree import MAX_ENTRIES, DirectoryCache, load_tree
 
 
 class Kind(StrEnum):
@@ -72,7 +72,9 @@ def asset_key(instance_name: str, kind: Kind, uri: str, qualifiers: Mapping[str,
 class Presence:
     """Tells whether the content of assets is in a store, and makes it count as used there."""
 
-    def __init__(self, max_cache_bytes: int = 16 << 20) -> None:
+    def __init__(self, max_blobs: int = MAX_ENTRIES, max_cache_bytes: int = 16 << 20) -> None:
+        """`max_blobs` bounds what one asset may make the server look for, each time that somebody asks for it."""
+        self._max_blobs = max_blobs
         self._directories = DirectoryCache(max_cache_bytes)
 
     async def missing(self, asset: Asset, kind: Kind, store: BlobStore) -> set[Digest]:
@@ -84,6 +86,8 @@ class Presence:
         wanted = {asset.digest, *asset.blobs}
         for root in dict.fromkeys(roots):
             wanted |= (await load_tree(store, root, self._directories)).blobs()
+            if len(wanted) > self._max_blobs:
+                raise MalformedRequest(f"the asset {asset.digest} refers to more than {self._max_blobs} blobs")
         return await store.find_missing(wanted)
 
     async def held(self, digests: Sequence[Digest], kind: Kind, store: BlobStore) -> tuple[Digest, ...]:

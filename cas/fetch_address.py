@@ -9,19 +9,24 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final
 
 from cas.errors import Code
 from cas.fetch_failure import FetchFailed
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+Resolve = Callable[[str, int], Coroutine[Any, Any, Sequence[str]]]
 """The addresses of a host, as text; raises OSError if there are none."""
 
 MAX_ADDRESSES: Final = 16
 """Addresses of one name that are tried."""
+
+RESOLVER_THREADS: Final = 8
+"""Names resolved at once."""
 
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _UNICAST: Final = ipaddress.IPv6Network("2000::/3")
@@ -42,18 +47,29 @@ def is_public(address: Address) -> bool:
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
 
-async def system_resolve(host: str, port: int) -> Sequence[str]:
-    """The addresses that the system's resolver gives."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
+def system_resolver(threads: int = RESOLVER_THREADS) -> Resolve:
+    """Resolves as the system does, in threads of its own.
+
+    A name server that is slow on purpose holds a thread for as long as it likes; the stores and everyone else share the
+    event loop's own threads, and would wait for it.
+    """
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="resolve")
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(executor, ask)
+        return [str(address[0]) for *_, address in found]
+
+    return resolve
 
 
 class Guard:
     """Decides what a host may be connected at."""
 
-    def __init__(self, private_networks: Sequence[Network] = (), resolve: Resolve = system_resolve) -> None:
+    def __init__(self, private_networks: Sequence[Network] = (), resolve: Resolve | None = None) -> None:
+        """Without `resolve` the system's resolver is asked."""
         self._private_networks = private_networks
-        self._resolve = resolve
+        self._resolve = resolve or system_resolver()
 
     def may_connect(self, address: Address) -> bool:
         """Whether the address is public or of a network that is allowed."""

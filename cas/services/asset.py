@@ -180,6 +180,8 @@ class PushService:
         held_blobs = await self._presence.held(blobs, Kind.BLOB, instance.store)
         held_directories = await self._presence.held(directories, Kind.DIRECTORY, instance.store)
         asset = Asset(digest, now, expires_at, held_blobs, held_directories)
+        if held_directories:
+            await self._presence.missing(asset, kind, instance.store)  # raises for more than can be looked for
         await self._assets.put([asset_key(instance.name, kind, uri, qualifiers) for uri in request.uris], asset)
 
 

@@ -11,7 +11,7 @@ from cas.assets import Asset, AssetNotFound, Kind, Presence, asset_key
 from cas.assets_disk import ENTRY_BYTES, DiskAssets
 from cas.blob_directory import DirectoryUnusable
 from cas.digest import Digest
-from cas.errors import StoreFull
+from cas.errors import MalformedRequest, StoreFull
 from cas.hashing import DigestFunction
 from cas.memory import MemoryStore
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
@@ -276,3 +276,11 @@ async def test_only_references_that_are_whole_are_held() -> None:
     assert await presence.held([away, root, nonsense, root], Kind.BLOB, store) == (root, nonsense)
     assert await presence.held([], Kind.BLOB, store) == ()
     assert digests["root"] == root
+
+
+async def test_what_one_asset_refers_to_is_bounded() -> None:
+    store = MemoryStore()
+    root, _ = await tree(store)
+    assert await Presence(max_blobs=4).missing(Asset(root, 0.0), Kind.DIRECTORY, store) == set()
+    with pytest.raises(MalformedRequest, match="more than 3 blobs"):
+        await Presence(max_blobs=3).missing(Asset(root, 0.0), Kind.DIRECTORY, store)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import socket
+import threading
 from collections.abc import Sequence
 
 import pytest
 
 from cas.errors import Code
-from cas.fetch_address import MAX_ADDRESSES, Guard, is_public, system_resolve
+from cas.fetch_address import MAX_ADDRESSES, Guard, is_public, system_resolver
 from cas.fetch_failure import FetchFailed
 
 PRIVATE = [
@@ -124,9 +127,24 @@ async def test_a_name_that_does_not_resolve_is_unavailable() -> None:
 )
 async def test_whatever_the_systems_resolver_takes_for_this_machine_is_refused(host: str) -> None:
     """Numbers without dots, in octal or hexadecimal, are addresses to it."""
-    assert (await refused(Guard((), system_resolve), host)).code is Code.PERMISSION_DENIED
+    assert (await refused(Guard(), host)).code is Code.PERMISSION_DENIED
 
 
 async def test_a_name_with_a_dot_at_its_end_is_no_way_around() -> None:
     """Some resolvers know `localhost.`, others do not."""
-    assert (await refused(Guard((), system_resolve), "localhost.")).code in (Code.PERMISSION_DENIED, Code.UNAVAILABLE)
+    assert (await refused(Guard(), "localhost.")).code in (Code.PERMISSION_DENIED, Code.UNAVAILABLE)
+
+
+async def test_slow_names_do_not_hold_the_threads_that_others_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_arguments, **_options: answered.wait(20) and [])
+    resolve = system_resolver(threads=2)
+    try:
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            for number in range(50):
+                tasks.create_task(resolve(f"host{number}.test", 80))
+            for _ in range(50):
+                await asyncio.to_thread(len, "")
+            answered.set()
+    finally:
+        answered.set()

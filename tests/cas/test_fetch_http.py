@@ -159,11 +159,9 @@ async def test_each_answer_that_is_not_the_content_has_its_code(web: Web, status
     "host", ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "[::ffff:127.0.0.1]", "[::1]"]
 )
 async def test_this_machine_is_not_connected_to_however_it_is_written(web: Web, host: str) -> None:
-    from cas.fetch_address import system_resolve
-
     web.answers["/"] = plain()
     settings = AssetSettings(fetch=True, allowed_urls=(f"http://*:{web.port}",))
-    source = HttpSource(settings, Guard((), system_resolve))
+    source = HttpSource(settings, Guard())
     with pytest.raises(FetchFailed) as caught:
         async with source.open(web.url("/", host), (), encoded_allowed=False):
             pass

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from yarl import URL
 
 from cas.errors import Code
@@ -129,3 +131,26 @@ def test_an_origin_is_scheme_host_and_port() -> None:
     assert not same_origin(one, URL("http://host.test/a"))
     assert not same_origin(one, URL("https://host.test:444/a"))
     assert not same_origin(one, URL("https://www.host.test/a"))
+
+
+PARTS = st.sampled_from(
+    ["http://", "https://", "//", "/", "\\", "@", ":", "?", "#", "[", "]", "%", "%2e", "..", "\r\n", " ", "\0", "host.test",
+     "user", "127.0.0.1", "::1", "xn--", "ä", "。", "。test", "99999", "0"]
+)  # fmt: skip
+
+
+@given(st.lists(PARTS | st.text(max_size=3), max_size=12).map("".join))
+@example("http://ä。test:80/")
+@example("https://host.test:0/")
+def test_whatever_the_text_a_url_that_is_accepted_is_one_of_ours(text: str) -> None:
+    try:
+        url = parse_url(text, ANY)
+    except FetchFailed:
+        return
+    assert (url.scheme, url.port) in {("http", 80), ("https", 443)}
+    assert url.raw_host
+    assert url.raw_host.isascii()
+    assert url.raw_user is None
+    assert url.raw_password is None
+    # What is connected to is what a parser of the text that is sent sees.
+    assert URL(str(url)).raw_host == url.raw_host

@@ -7,6 +7,8 @@ import hashlib
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cas.errors import MalformedRequest, QualifiersNotSupported
 from cas.fetch_qualifiers import (
@@ -133,3 +135,26 @@ def test_qualifiers_are_checked_before_anything_else() -> None:
 )
 def test_what_may_be_a_secret(name: str, expected: bool) -> None:
     assert is_secret(name) is expected
+
+
+NAMES = st.sampled_from(
+    ["checksum.sri", "bazel.auth_headers", "http_header:", "http_header_url:", "http_header_url:1:"]
+)
+VALUES = st.text(max_size=20) | st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3),
+).map(json.dumps)
+
+
+@given(st.dictionaries(st.tuples(NAMES, st.text(max_size=5)).map("".join) | NAMES, VALUES, max_size=4))
+def test_any_qualifiers_are_understood_or_refused(values: dict[str, str]) -> None:
+    try:
+        options = fetch_options(values, URLS)
+    except MalformedRequest:
+        return
+    assert len(options.headers) == len(URLS)
+    for name, value in (header for headers in options.headers for header in headers):
+        assert name.isascii()
+        assert name.islower() or not any(map(str.isalpha, name))
+        assert "\n" not in name + value
+        assert "\r" not in name + value
