@@ -19,9 +19,8 @@ from typing import Any, Protocol, Self, assert_never, cast
 from uuid import uuid4
 
 import structlog
-from google.protobuf import any_pb2, wrappers_pb2
 
-from cas.errors import Code, MalformedRequest, OperationNotFound, Unavailable
+from cas.errors import MalformedRequest, OperationNotFound, Unavailable
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.scheduler import events as e
@@ -32,9 +31,10 @@ from rexec.scheduler.log_name import Output
 from rexec.scheduler.observer import Observer, Snapshot, Unobserved
 from rexec.scheduler.outbox import Outbox
 from rexec.scheduler.queue import Queue
-from rexec.scheduler.scheduler import Inlining, LogRest, OperationState, Run
+from rexec.scheduler.scheduler import Inlining, LogRest, OperationState
 from rexec.scheduler.settings import SchedulerSettings
-from rexec.scheduler.task import Candidate, Failure, Hold, Operation, Outcome, Stage, Task
+from rexec.scheduler.task import Candidate, Failure, Hold, Operation, Outcome, Stage
+from rexec.scheduler.telling import metadata_of, response_of, result_of
 
 log = structlog.get_logger()
 
@@ -218,10 +218,10 @@ class Broker:
             instance_name=task.candidate.instance_name,
             action_digest=task.candidate.action_digest,
             stage=operation.stage,
-            response=_response_of(outcome) if outcome is not None else None,
+            response=response_of(outcome) if outcome is not None else None,
             inlining=cast(Inlining, operation.view),
             reason=reason,
-            metadata=_metadata_of(task, reason) if outcome is None else None,
+            metadata=metadata_of(task, reason) if outcome is None else None,
         )
 
     # For workers
@@ -326,7 +326,7 @@ class Broker:
                 self._observer.task_retried(counted)
                 log.info("action queued again", task=task_id, worker=worker_name, reason=reason, counted=counted)
             case e.TaskCompleted(_task_id, queued_at, outcome):
-                self._observer.execution_finished(_result_of(outcome), now - queued_at)
+                self._observer.execution_finished(result_of(outcome), now - queued_at)
             case e.OperationForgotten():
                 pass
             case _:
@@ -367,36 +367,3 @@ class Broker:
                 waiting[str(fit.requirement)] = waiting.get(str(fit.requirement), 0) + fit.waiting
         executing = len(self._queue.tasks) - sum(waiting.values())
         return Snapshot(waiting, executing, len(self._queue.operations), states, slots, busy)
-
-
-def _metadata_of(task: Task, reason: str) -> re_pb2.ExecutedActionMetadata:
-    """What is known of a run that has not ended: its worker, its timestamps, and why it waits."""
-    metadata = re_pb2.ExecutedActionMetadata()
-    if task.lease is not None:
-        if isinstance(task.lease.detail, re_pb2.ExecutedActionMetadata):
-            metadata.CopyFrom(task.lease.detail)
-        metadata.worker = task.lease.worker.name
-    metadata.queued_timestamp.FromNanoseconds(round(cast(Run, task.candidate.payload).queued_at * 1e9))
-    if reason:
-        # REAPI has no field for it; clients that do not know the type leave it alone.
-        packed = any_pb2.Any()
-        packed.Pack(wrappers_pb2.StringValue(value=reason))
-        metadata.auxiliary_metadata.append(packed)
-    return metadata
-
-
-def _response_of(outcome: Outcome) -> re_pb2.ExecuteResponse:
-    if outcome.error is not None:
-        return re_pb2.ExecuteResponse(status=outcome.error.to_proto(), message=str(outcome.error))
-    return cast(re_pb2.ExecuteResponse, outcome.response)
-
-
-def _result_of(outcome: Outcome) -> str:
-    """The word that metrics count an outcome under."""
-    response = _response_of(outcome)
-    if response.status.code != Code.OK:
-        try:
-            return Code(response.status.code).name.lower()
-        except ValueError:
-            return "unknown"
-    return "succeeded" if response.result.exit_code == 0 else "failed"
