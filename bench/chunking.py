@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import random
 import tempfile
 import tracemalloc
@@ -21,6 +22,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from time import process_time
+
+import structlog
 
 from cas.action_cache import MemoryActionCache
 from cas.chunking import FAST_CDC_AVERAGE_BYTES, ChunkingFunction, chunker
@@ -144,6 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="How fast this machine cuts blobs into chunks.")
     parser.add_argument("--mebibytes", type=int, default=128, help="size of the blob (default: 128)")
     size_bytes = parser.parse_args().mebibytes << 20
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     pieces = list(pieces_of(size_bytes))
     print(f"{'cut alone':26} {'MB/s':>8}")
     for function in ChunkingFunction:
