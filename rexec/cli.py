@@ -110,7 +110,12 @@ def serve(
 @click.option(
     "--config", type=_CONFIG, metavar="FILE", help="TOML file; its [worker] section holds every other option."
 )
-@click.option("--die-with-parent", is_flag=True, default=None, help="End when the process that started this one ends.")
+@click.option(
+    "--parent-pid",
+    type=click.IntRange(min=1),
+    metavar="PID",
+    help="End when this process, which starts the worker, ends.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]")
 def worker(
     server: str,
@@ -123,7 +128,7 @@ def worker(
     token_file: str | None,
     name: str | None,
     config: Path | None,
-    die_with_parent: bool | None,
+    parent_pid: int | None,
     log_level: str | None,
 ) -> None:
     """Run actions for a server.
@@ -144,7 +149,7 @@ def worker(
         connection__tls_certificate=tls_certificate,
         connection__tls_key=tls_key,
         connection__token_file=token_file,
-        worker__die_with_parent=die_with_parent,
+        worker__parent_pid=parent_pid,
         server__log_level=log_level,
     )
     from rexec import logs

@@ -30,7 +30,7 @@ itself cannot do that, and its actions would run on without anyone."""
 def worker_command(server: str, slots: int, work_dir: Path, config: Path | None) -> list[str]:
     """The command line of a local worker. `python -m rexec`, because the console script may not be on PATH."""
     command = [sys.executable, "-m", "rexec", "worker", "--server", server, "--slots", str(slots)]
-    command += ["--work-dir", str(work_dir), "--die-with-parent"]
+    command += ["--work-dir", str(work_dir), "--parent-pid", str(os.getpid())]
     return command + (["--config", str(config.absolute())] if config is not None else [])
 
 

@@ -63,8 +63,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """After SIGTERM: how long running actions may take to end before they are handed back. Below Kubernetes' default
     of 30 s, so that handing back still fits."""
 
-    die_with_parent: bool = False
-    """Leave at once when the process that started this one ends, however it ends."""
+    parent_pid: int = 0
+    """The process that starts this one: leave at once when it ends, however it ends. 0: go on without it."""
 
     reconnect_min_seconds: float = 0.1
     """The pause before the second attempt to reach the scheduler; doubled for each further one."""

@@ -50,10 +50,12 @@ async def run_agent(settings: WorkerSettings, dial: Dial, store_of: Callable[[st
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, leave, number, settings.drain_grace_seconds)
         try:
-            if settings.die_with_parent:
+            if settings.parent_pid:
                 # SIGHUP, because SIGTERM means that there is time.
                 loop.add_signal_handler(signal.SIGHUP, agent.drain, "the parent process has ended", 0.0)
                 die_with_parent(signal.SIGHUP)
+                if os.getppid() != settings.parent_pid:  # it has ended already, so no signal will come
+                    agent.drain("the parent process has ended", 0.0)
             await agent.run()
         finally:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -133,6 +133,6 @@ def test_the_socket_lies_in_the_state_directory_unless_its_path_would_be_too_lon
 def test_the_worker_gets_the_servers_configuration_file() -> None:
     command = worker_command("unix:/s", 3, Path("/w"), Path("/etc/rexec.toml"))
     assert command[1:] == [
-        "-m", "rexec", "worker", "--server", "unix:/s", "--slots", "3", "--work-dir", "/w", "--die-with-parent",
+        "-m", "rexec", "worker", "--server", "unix:/s", "--slots", "3", "--work-dir", "/w", "--parent-pid", str(os.getpid()),
         "--config", "/etc/rexec.toml",
     ]  # fmt: skip

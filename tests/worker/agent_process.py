@@ -6,6 +6,7 @@ The test that starts it kills it, so it must not share the test's process. It sa
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,7 +40,9 @@ async def main(work_dir: str, script: str, *flags: str) -> None:
         sys.stdout.flush()
         stream.acknowledge(finished)
 
-    settings = settings_for(Path(work_dir), drain_grace_seconds=20.0, die_with_parent="die" in flags)
+    # "orphan": the parent that was there at the start is not the parent any more.
+    parent_pid = os.getppid() if "die" in flags else os.getpid() if "orphan" in flags else 0
+    settings = settings_for(Path(work_dir), drain_grace_seconds=20.0, parent_pid=parent_pid)
     scheduling = asyncio.create_task(schedule())
     await run_agent(settings, dial, lambda _instance: store)
     scheduling.cancel()

@@ -117,3 +117,11 @@ def test_a_local_worker_does_not_outlive_its_server(tmp_path: Path, ready: Path)
     assert select.select([watched], [], [], SECONDS)[0] == [watched], "the agent goes on without its parent"
     os.close(watched)
     assert actions_in(work) == []
+
+
+def test_an_agent_whose_parent_ended_before_it_could_watch_leaves_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.worker.agent_process", str(tmp_path / "work"), "true", "orphan"]
+    ended = subprocess.run(command, cwd=ROOT, timeout=SECONDS, capture_output=True, check=False)
+    assert ended.returncode == 0
+    assert b"the parent process has ended" in ended.stdout
+    assert b"running" not in ended.stdout.splitlines()
