@@ -202,6 +202,14 @@ async def test_a_name_is_resolved_once_for_each_hop_and_that_address_is_connecte
     assert caught.value.code is Code.PERMISSION_DENIED
 
 
+async def test_only_addresses_that_were_checked_are_connected_to(web: Web) -> None:
+    """A host that is an address never reaches the HTTP client's resolver; the socket is the last place to look."""
+    web.answers["/"] = plain()
+    web.hosts["127.0.0.1"] = ["127.0.0.2"]
+    assert (await web.failure(web.url("/", "127.0.0.1"))).code is Code.UNAVAILABLE
+    assert web.requests == []
+
+
 async def test_a_host_that_does_not_exist_or_does_not_listen_is_unavailable(web: Web) -> None:
     assert (await web.failure(web.url("/", "nowhere.test"))).code is Code.UNAVAILABLE
     async with running_web() as gone:
