@@ -198,13 +198,9 @@ class _opened:  # noqa: N801 - used as a verb in a with statement
 
 def _names_in(path: str) -> list[str]:
     try:
+        if not os.access(path, os.R_OK | os.X_OK):
+            os.chmod(path, 0o700)  # its owner may always give himself permission
         return os.listdir(path)
-    except PermissionError:
-        try:
-            os.chmod(path, 0o700)
-            return os.listdir(path)
-        except OSError as failure:
-            raise _unreadable(path, failure) from failure
     except OSError as failure:
         raise _unreadable(path, failure) from failure
 

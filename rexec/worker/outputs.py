@@ -58,6 +58,9 @@ def collect(command: re_pb2.Command, root: str, function: DigestFunction, max_by
             _add(outputs, reader, command, wanted, path, status)
         except (FileNotFoundError, NotADirectoryError):
             continue
+        except PermissionError:
+            # A directory above it, without permissions. It would be the same on any worker.
+            raise FailedPrecondition(f"output {wanted.path[:200]!r} is where nothing can be read") from None
         except OSError as failure:
             if failure.errno in (errno.ENAMETOOLONG, errno.ELOOP):
                 raise FailedPrecondition(
