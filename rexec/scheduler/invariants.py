@@ -24,7 +24,9 @@ def _require(condition: bool, text: str) -> None:
 def _check_tasks(queue: Queue) -> None:
     for task_id, task in queue.tasks.items():
         _require(task.stage is not Stage.COMPLETED, f"{task_id} has ended and is still kept")
-        _require((task.place is None) != (task.lease is None), f"{task_id} neither waits nor runs, or both")
+        states = (task.place is not None, task.lease is not None, task.parked)
+        _require(states.count(True) == 1, f"{task_id} must wait, run or be parked, and is {states}")
+        _require(not task.parked or task.waiters == 0, f"{task_id} is parked though someone waits")
         _require(bool(task.operations), f"{task_id} runs for nobody")
         _require(
             (task.waiters > 0) == (task.abandon_at is None), f"{task_id} is abandoned at {task.abandon_at} wrongly"

@@ -3,7 +3,8 @@
 Nothing here waits, reads a clock, draws a random number or does I/O: the same events at the same times give the same
 effects. After every event these hold (`invariants.check` says so in the tests):
 
-- a task is in exactly one of three states: it waits in line, or it has exactly one lease that counts, or it has ended;
+- a task is in exactly one of four states: it waits in line, or it is parked because nobody waits for it, or it has exactly
+  one lease that counts, or it has ended;
 - no task waits while a worker that fits has room, unless the task has just failed there;
 - an operation ends once, and its stage never goes back from COMPLETED.
 
@@ -73,7 +74,7 @@ class Queue:
             case e.Record():
                 self._record(event, now)
             case e.WaiterJoined(name):
-                self._waiter_joined(self._operation(name))
+                self._waiter_joined(self._operation(name), now)
             case e.WaiterLeft(name):
                 self._waiter_left(name, now)
             case e.Cancel(name):
@@ -163,22 +164,32 @@ class Queue:
         noun = "property" if len(unknown) == 1 else "properties"
         return NoWorkerFits(f"unknown platform {noun} {', '.join(unknown)}; known are {known}")
 
-    def _waiter_joined(self, operation: Operation) -> None:
+    def _waiter_joined(self, operation: Operation, now: float) -> None:
         operation.waiters += 1
         if operation.outcome is None:
             operation.task.abandon_at = None
+            if operation.task.parked:
+                operation.task.parked = False
+                self._enqueue(operation.task, now)
 
     def _waiter_left(self, name: str, now: float) -> None:
         operation = self.operations.get(name)
         if operation is not None and operation.waiters > 0:
             operation.waiters -= 1
             self._watch_abandonment(operation.task, now)
+            self._park(operation.task)
 
     def _watch_abandonment(self, task: Task, now: float) -> None:
         """Start the clock if no one waits for the task."""
         if task.stage is not Stage.COMPLETED and task.waiters == 0 and task.abandon_at is None:
             task.abandon_at = now + self._settings.abandon_seconds
             self._deadlines.add(task.abandon_at, Due.TASK_ABANDONED, task.task_id)
+
+    def _park(self, task: Task) -> None:
+        """Take a task out of line if the last one who waited for it has left. It comes back when someone does."""
+        if task.place is not None and task.waiters == 0:
+            self._leave(task)
+            task.parked = True
 
     def _cancel(self, operation: Operation, now: float) -> None:
         if operation.outcome is not None:
@@ -189,6 +200,7 @@ class Queue:
         else:
             self._complete(operation, outcome, now)
             self._watch_abandonment(operation.task, now)
+            self._park(operation.task)
 
     def _forget(self, operation: Operation) -> None:
         if operation.outcome is None:
@@ -201,6 +213,7 @@ class Queue:
     def _end(self, task: Task, outcome: Outcome, now: float) -> None:
         """The task has ended, whatever state it was in."""
         self._leave(task)
+        task.parked = False
         if task.lease is not None:
             self._revoke(task.lease, str(outcome.error or "the task has ended"))
         for operation in list(task.operations.values()):

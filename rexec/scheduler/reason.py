@@ -9,6 +9,8 @@ from rexec.scheduler.task import Task
 
 def reason_of(task: Task, fleet: Fleet) -> str:
     """Every task in stage QUEUED has a reason; it is empty once the task runs."""
+    if task.parked:
+        return "nobody waits for it; it keeps its place for those who come back"
     if task.place is None:
         return "" if task.lease is None or task.lease.started else f"next on worker {task.lease.worker.name}"
     requirement = task.candidate.requirement

@@ -117,6 +117,8 @@ class Task:
     """When it is cancelled because no one waits, None while someone does."""
     place: Place | None = None
     """Its place in a line, None unless it waits there."""
+    parked: bool = False
+    """Out of line because nobody waits for it: it must not take a slot from those that someone waits for."""
 
     @property
     def waiters(self) -> int:

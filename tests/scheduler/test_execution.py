@@ -208,8 +208,9 @@ class TestStreams:
         await stream.close()
         world.clock.advance(world.settings.abandon_seconds - 1)
         worker = await world.worker()
-        lease = await worker.lease()
         again = world.wait(name)
+        await again.next()
+        lease = await worker.lease()
         assert stage_of(await again.next()) == EXECUTING
         world.clock.advance(10)
         await worker.finish(lease)

@@ -493,6 +493,30 @@ class TestCancelling:
         rules.pass_time(rules.settings.abandon_seconds * 3)
         assert rules.operation(name).stage is Stage.EXECUTING
 
+    def test_11_one_that_nobody_waits_for_takes_no_slot_from_others(self, rules: Driver) -> None:
+        abandoned = rules.submit("abandoned")
+        wanted = rules.submit("wanted")
+        rules.do(e.WaiterLeft(abandoned))
+        rules.attach()
+        assert rules.operation(wanted).stage is Stage.EXECUTING
+        assert rules.operation(abandoned).stage is Stage.QUEUED
+        assert "nobody waits" in rules.queue.reason(rules.operation(abandoned).task)
+
+    def test_11_who_comes_back_to_a_waiting_one_has_kept_the_place(self, rules: Driver) -> None:
+        first, second = rules.submit("first"), rules.submit("second")
+        rules.do(e.WaiterLeft(first))
+        rules.do(e.WaiterJoined(first))
+        rules.attach()
+        assert rules.operation(first).stage is Stage.EXECUTING
+        assert rules.operation(second).stage is Stage.QUEUED
+
+    def test_11_an_equal_action_of_another_client_brings_it_back(self, rules: Driver) -> None:
+        left = rules.submit("same")
+        rules.do(e.WaiterLeft(left))
+        rules.submit("same")
+        rules.attach()
+        assert rules.operation(left).stage is Stage.EXECUTING
+
     def test_11_one_that_others_wait_on_goes_on(self, rules: Driver) -> None:
         rules.attach()
         mine, theirs = rules.submit("same"), rules.submit("same")
