@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from cas.context import Identity, RequestContext
 from cas.errors import (
@@ -487,3 +489,23 @@ def test_names_go_there_and_back(operation: str, output: Output) -> None:
     parsed = parse_log_name(name)
     assert (parsed.operation_name, parsed.output) == (operation, output)
     assert parsed.instance_name == operation.rpartition("operations/")[0].removesuffix("/")
+
+
+@given(
+    st.lists(
+        st.text(max_size=8) | st.sampled_from(["logstreams", "operations", "blobs", "x.stdout", ".", ""]), max_size=6
+    )
+)
+@example(["logstreams", "operations/x.stdout"])
+def test_every_name_is_a_log_or_refused(segments: list[str]) -> None:
+    name = "/".join(segments)
+    is_log = is_log_name(name)
+    try:
+        parsed = parse_log_name(name)
+    except (MalformedRequest, NotFound):
+        return
+    assert is_log
+    # Without an instance the slash may be there or not, as in the names of blobs.
+    assert log_name(parsed.operation_name, parsed.output) == (
+        name[1:] if not segments[0] and len(segments) == 3 else name
+    )
