@@ -6,6 +6,7 @@ keys are refused with their place. A key that ends in `_bytes` may be a number o
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from pathlib import Path
@@ -117,9 +118,13 @@ def parse(text: str) -> Config:
     """The configuration in the TOML text. Raises ConfigError."""
     try:
         table = tomllib.loads(text)
+        return from_table(table)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"is not TOML: {error}") from error
-    return from_table(table)
+    except RecursionError as error:
+        raise ConfigError("is nested too deeply") from error
+    except ValueError as error:  # a number of thousands of digits, which tomllib lets Python refuse
+        raise ConfigError(f"holds a value that cannot be used: {error}") from error
 
 
 def from_table(table: dict[str, Any]) -> Config:
@@ -131,7 +136,9 @@ def from_table(table: dict[str, Any]) -> Config:
 
 
 def _sized(value: Any, place: str) -> Any:
-    """`value` with the texts of sizes turned to numbers."""
+    """`value` with the texts of sizes turned to numbers. TOML's nan and inf are refused: no clock can wait for them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{value} is not a number that can be used - at `{place}`")
     if not isinstance(value, dict):
         return value
     sized = {}
