@@ -57,6 +57,7 @@ class _Numbers(click.ParamType[frozenset[int]]):
 @click.option("--tls-ca", default="", metavar="FILE", help="PEM file of the authority to trust with grpcs://.")
 @click.option("--token", default="", help="Bearer token of the run.")
 @click.option("--platform", type=_Property(), multiple=True, help="Property that every action asks for; repeatable.")
+@click.option("--busybox", type=click.File("rb"), help="Static busybox for workers that see the input root only.")
 @click.option("--offered", type=_Property(), default=("OSFamily", "linux"), help="Property that a worker offers.")
 @click.option("--absent", type=_Property(), default=("OSFamily", "plan9"), help="Known property that none offers.")
 @click.option("--other-instance", metavar="NAME", help="Another instance name, best one with slashes.")
@@ -79,6 +80,7 @@ def main(server: str, only: frozenset[int], json_wanted: bool, junit: Path | Non
         raise click.BadParameter(f"{server!r} is not grpc://HOST:PORT or grpcs://HOST:PORT", param_hint="--server")
     for hook in ("restart_command", "lose_worker_command", "kill_action_command"):
         settings[hook] = shell_hook(settings[hook]) if settings[hook] else None
+    settings["busybox"] = settings["busybox"].read() if settings["busybox"] else b""
     options = Options(target=target, tls=_SCHEMES[scheme + separator], slow=slow, **settings)
     try:
         cases = chosen(CASES, only, slow=slow)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from google.longrunning import operations_pb2
@@ -17,6 +17,7 @@ from google.rpc import status_pb2
 from grpc import aio
 
 from integration.conformance.blobs import digest_of, fresh
+from integration.conformance.case import Failed, NotSupported
 from integration.conformance.client import Client
 from integration.conformance.expect import expect, expect_code, expect_equal, fail, shown, status_of
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
@@ -88,7 +89,7 @@ async def action(
     do_not_cache: bool = False,
 ) -> re_pb2.Digest:
     """Upload an action, all but the blobs `without`; its digest. `script` is for /bin/sh, or a whole argv."""
-    root, blobs = (inputs or Inputs()).encoded(function)
+    root, blobs = _with_tools(client, inputs or Inputs()).encoded(function)
     arguments = ["/bin/sh", "-c", script] if isinstance(script, str) else list(script)
     variables = {"PATH": PATH} if environment is None else environment
     properties = [*client.options.platform, *(platform or ())]
@@ -121,6 +122,29 @@ async def action(
     uploads = [blob for blob in [*blobs, encoded, asked.SerializeToString(deterministic=True)] if blob not in without]
     await client.put(*uploads, function=function)
     return digest_of(asked.SerializeToString(deterministic=True), function)
+
+
+APPLETS = (
+    "[", "basename", "cat", "chmod", "cmp", "cp", "cut", "echo", "env", "false", "find", "grep", "head", "ln", "ls", "mkdir",
+    "mv", "printf", "readlink", "rm", "setsid", "sh", "sleep", "sort", "stat", "tail", "test", "touch", "tr", "true", "wc", "yes",
+)  # fmt: skip
+"""What the scripts of the kit call."""
+
+
+def _with_tools(client: Client, inputs: Inputs) -> Inputs:
+    """The inputs with a shell among them, for workers to which the input root is the whole file system."""
+    if not client.options.busybox:
+        return inputs
+    links = {
+        f"{place}/{name}": f"{up}bin/busybox"
+        for place, up in (("bin", "../"), ("usr/bin", "../../"))
+        for name in APPLETS
+    }
+    return replace(
+        inputs,
+        executables={**inputs.executables, "bin/busybox": client.options.busybox},
+        symlinks={**inputs.symlinks, **links},
+    )
 
 
 def start(client: Client, digest: re_pb2.Digest, *, timeout: float = RUN_SECONDS, **options: Any) -> Any:
@@ -303,5 +327,20 @@ async def started(
 
 
 async def parked(client: Client, **options: Any) -> re_pb2.Digest:
-    """An action that waits for a worker that does not come."""
+    """An action that waits for a worker that does not come. Raises NotSupported where nothing is known to wait so."""
+    if not client.parks:
+        name, value = client.options.absent
+        raise NotSupported(f"needs an --absent property; actions do not wait for {name}={value} here")
     return await action(client, "true", platform=[client.options.absent], **options)
+
+
+async def parks(client: Client) -> bool:
+    """Whether an action that asks for the absent property waits: it is neither refused nor ended within 2 s."""
+    try:
+        async with asyncio.timeout(2), started(client, await parked(client)) as waiting:
+            await waiting.end()
+    except TimeoutError:
+        return True
+    except (Failed, aio.AioRpcError):
+        pass
+    return False

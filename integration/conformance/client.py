@@ -52,6 +52,8 @@ class Client:
         self.instance = options.instance
         self.metadata = metadata
         self.capabilities = re_pb2.ServerCapabilities()
+        self.parks = True
+        """Whether the server lets an action wait that asks for what no worker has."""
 
     @property
     def cache(self) -> re_pb2.CacheCapabilities:

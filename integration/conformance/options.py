@@ -60,6 +60,8 @@ class Options:
     """The token of someone who may not execute."""
     platform: tuple[tuple[str, str], ...] = ()
     """Properties that every action of the kit asks for; a server may need them to find a worker."""
+    busybox: bytes = b""
+    """A static busybox that every input root is to hold as /bin/sh and the rest, for workers that see nothing else."""
     offered: tuple[str, str] = ("OSFamily", "linux")
     """A property that a worker offers."""
     absent: tuple[str, str] = ("OSFamily", "plan9")

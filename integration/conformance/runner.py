@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from grpc import aio
 
+from integration.conformance.actions import parks
 from integration.conformance.case import Case, Failed, NotSupported, Phase
 from integration.conformance.client import Client, connected
 from integration.conformance.expect import code_of, name_of
@@ -47,6 +48,8 @@ async def run_all(
     """
     async with connected(options) as client:
         await client.connect()
+        if any(case.execution for case in cases) and client.execution.exec_enabled:
+            client.parks = await parks(client)
         outcomes: dict[str, Outcome] = {}
 
         async def judge(case: Case) -> None:
@@ -82,7 +85,7 @@ async def judged(case: Case, client: Client, options: Options) -> Outcome:
         if case.execution and not client.execution.exec_enabled:
             raise NotSupported("execution is not advertised")
         async with asyncio.timeout(limit):
-            await case.run(client)
+            await _alone(case.run(client))
     except NotSupported as missing:
         verdict, reason = Verdict.NOT_SUPPORTED, str(missing)
     except (Failed, HookFailed) as failure:
@@ -104,3 +107,14 @@ def chosen(cases: Sequence[Case], only: frozenset[int], *, slow: bool) -> list[C
         raise ValueError(f"there is no behaviour {min(unknown)}")
     ordered = sorted(cases, key=lambda case: case.number)
     return [case for case in ordered if (not only or case.number in only) and (slow or not case.slow)]
+
+
+async def _alone(run: Awaitable[None]) -> None:
+    """Await a case; of several things that went wrong at once, the first is told."""
+    try:
+        await run
+    except ExceptionGroup as group:
+        first: Exception = group
+        while isinstance(first, ExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None

@@ -159,12 +159,14 @@ async def _code(client: Client, path: str, data: bytes) -> int:
 
 @behaviour(55, "requests that make no sense never surface as UNKNOWN or INTERNAL")
 async def nonsense(client: Client) -> None:
-    """Random bytes, and every method with an empty request, and with texts and numbers at their extremes."""
+    """Every method with an empty request, with texts and numbers at their extremes, and with random bytes. Of bytes that are
+    no message many gRPC libraries say INTERNAL before the server sees them, so that is let pass there.
+    """
     dice = random.Random(55)
     for name, method in METHODS.items():
         if method.client_streaming or method.server_streaming:
             continue
-        requests = [b"", *(dice.randbytes(size) for size in (1, 2, 5, 20, 100))]
+        requests = [dice.randbytes(size) for size in (1, 2, 5, 20, 100)]
         message = method.request_type()
         for field in message.DESCRIPTOR.fields:
             if field.name == "instance_name" or field.is_repeated:
@@ -173,13 +175,10 @@ async def nonsense(client: Client) -> None:
                 setattr(message, field.name, "../\u2028/" * 20)
             elif field.message_type is re_pb2.Digest.DESCRIPTOR:
                 getattr(message, field.name).size_bytes = -(1 << 63)
-        requests.append(message.SerializeToString())
-        for data in requests:
+        for data in (b"", message.SerializeToString(), *requests):
             code = await _code(client, method.path, data)
-            expect(
-                code not in (UNKNOWN, INTERNAL),
-                f"expected a client's error of {name} for {data[:20]!r}, got {name_of(code)}",
-            )
+            wrong = (UNKNOWN,) if data in requests else (UNKNOWN, INTERNAL)
+            expect(code not in wrong, f"expected a client's error of {name} for {data[:20]!r}, got {name_of(code)}")
 
 
 @behaviour(55, "trees and commands that make no sense are the client's error", execution=True)
