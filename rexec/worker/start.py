@@ -40,15 +40,18 @@ async def run_agent(settings: WorkerSettings, dial: Dial, store_of: Callable[[st
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))  # a core file would be an output, or fill the disk
     loop = asyncio.get_running_loop()
     async with open_agent(settings, dial, store_of) as agent:
+        received: list[signal.Signals] = []
 
-        def leave(number: signal.Signals, grace_seconds: float) -> None:
-            # Who sends it twice does not want to wait.
-            for each in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(each, agent.drain, f"{each.name}, again", 0.0)
-            agent.drain(number.name, grace_seconds)
+        def leave(number: signal.Signals) -> None:
+            # Who sends it twice does not want to wait. Both may have come before this runs for the first time.
+            received.append(number)
+            if len(received) == 1:
+                agent.drain(number.name, settings.drain_grace_seconds)
+            else:
+                agent.drain(f"{number.name}, again", 0.0)
 
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, leave, number, settings.drain_grace_seconds)
+            loop.add_signal_handler(number, leave, number)
         try:
             if settings.parent_pid:
                 # SIGHUP, because SIGTERM means that there is time.

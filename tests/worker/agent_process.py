@@ -42,7 +42,7 @@ async def main(work_dir: str, script: str, *flags: str) -> None:
 
     # "orphan": the parent that was there at the start is not the parent any more.
     parent_pid = os.getppid() if "die" in flags else os.getpid() if "orphan" in flags else 0
-    settings = settings_for(Path(work_dir), drain_grace_seconds=20.0, parent_pid=parent_pid)
+    settings = settings_for(Path(work_dir), drain_grace_seconds=600.0, parent_pid=parent_pid)
     scheduling = asyncio.create_task(schedule())
     await run_agent(settings, dial, lambda _instance: store)
     scheduling.cancel()
