@@ -44,6 +44,7 @@ from rexec.assets import FetchUnusable, open_assets
 from rexec.auth.authentication import Authentication
 from rexec.auth.credentials import AuthUnusable
 from rexec.config import Config
+from rexec.descriptors import max_uploads, raised
 from rexec.health import Health
 from rexec.local import LocalWorker, socket_path, worker_command
 from rexec.reflection import Reflection, ReflectionAlpha
@@ -118,7 +119,7 @@ async def running(config: Config) -> AsyncIterator[Running]:
         instances = Instances(
             Instance(name, stores.blobs, stores.action_cache) for name in config.server.instance_names
         )
-        uploads = await stack.enter_async_context(Uploads())
+        uploads = await stack.enter_async_context(Uploads(max_uploads=max_uploads(raised())))
         fetch, push = await stack.enter_async_context(_assets(config, instances))
         inputs = InputRoots(config.scheduler, clock)
         broker = Broker(config.scheduler, Results(instances, inputs, clock), clock=clock, observer=telemetry)
