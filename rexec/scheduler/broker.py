@@ -327,6 +327,8 @@ class Broker:
                 log.info("action queued again", task=task_id, worker=worker_name, reason=reason, counted=counted)
             case e.TaskCompleted(_task_id, queued_at, outcome):
                 self._observer.execution_finished(result_of(outcome), now - queued_at)
+            case e.TasksUnserved(waiting, reason):
+                log.warning("actions wait that no worker can run", actions=waiting, reason=reason)
             case e.OperationForgotten():
                 pass
             case _:

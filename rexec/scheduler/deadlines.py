@@ -16,6 +16,7 @@ class Due(Enum):
     TASK_ABANDONED = "task abandoned"
     EXCLUSION_ENDS = "exclusion ends"
     SETTLED = "settled"
+    UNSERVED = "unserved"
 
 
 class Deadlines:

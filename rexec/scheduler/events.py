@@ -227,7 +227,15 @@ class OperationForgotten:
     operation_name: str
 
 
+@dataclass(frozen=True, slots=True)
+class TasksUnserved:
+    """Tasks wait that no attached worker can run: for the log, because clients show no reason."""
+
+    waiting: int
+    reason: str
+
+
 Effect = (
     LeaseGranted | LeaseRevoked | LeaseAcknowledged | WorkerWelcomed | WorkerGone | OperationChanged | TaskRetried
-    | TaskCompleted | OperationForgotten
+    | TaskCompleted | OperationForgotten | TasksUnserved
 )  # fmt: skip

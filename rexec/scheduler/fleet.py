@@ -61,6 +61,8 @@ class Fit:
         self.workers: dict[str, Worker] = {}
         self.slots = 0
         """Of all these workers."""
+        self.told_at = float("-inf")
+        """When the log was told last that no worker fits."""
         self.lines: dict[frozenset[str], Line] = {}
         """By the names of the workers that the tasks must not go to: none for nearly all."""
         self._rooms: dict[int, dict[str, Worker]] = {}

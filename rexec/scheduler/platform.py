@@ -42,6 +42,9 @@ class Offer:
         """The property names that are offered."""
         return frozenset(name for name, _value in self.pairs)
 
+    def __str__(self) -> str:
+        return " ".join(f"{name}={value}" for name, value in sorted(self.pairs)) or "nothing"
+
     def serves(self, instance_name: str) -> bool:
         """Whether actions of the instance may run here."""
         return not self.instance_names or instance_name in self.instance_names

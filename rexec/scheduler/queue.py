@@ -162,7 +162,10 @@ class Queue:
     def _no_worker_fits(self, unknown: Sequence[str]) -> NoWorkerFits:
         known = ", ".join(sorted(self._known_names)) or "none"
         noun = "property" if len(unknown) == 1 else "properties"
-        return NoWorkerFits(f"unknown platform {noun} {', '.join(unknown)}; known are {known}")
+        return NoWorkerFits(
+            f"unknown platform {noun} {', '.join(unknown)}; known are {known}; offer it with [worker.properties], or list it in"
+            " [scheduler] ignored_properties of the server if it means nothing here"
+        )
 
     def _waiter_joined(self, operation: Operation, now: float) -> None:
         operation.waiters += 1
@@ -254,6 +257,8 @@ class Queue:
             self._deadlines.add(task.exclusion_ends_at, Due.EXCLUSION_ENDS, task.task_id)
         self.fleet.enqueue(task)
         self._queued.append(task)
+        if not self.fleet.fit(task.candidate.requirement).workers:
+            self._deadlines.add(now + self._settings.unserved_seconds, Due.UNSERVED, task.task_id)
 
     def _leave(self, task: Task) -> None:
         if task.place is not None:
@@ -469,7 +474,22 @@ class Queue:
                         self._reconsider(task, now)
                 case Due.SETTLED:
                     self._settle(now)
+                case Due.UNSERVED:
+                    self._tell_unserved(name, now)
         self._forget_due(now)
+
+    def _tell_unserved(self, task_id: str, now: float) -> None:
+        """Have the log told that no worker fits, if that is still so and has not been said lately."""
+        task = self.tasks.get(task_id)
+        if task is None or task.place is None:
+            return
+        fit = self.fleet.fit(task.candidate.requirement)
+        if fit.workers:
+            return
+        if now >= fit.told_at + self._settings.unserved_again_seconds:
+            fit.told_at = now
+            self._effects.append(e.TasksUnserved(fit.waiting, self.reason(task)))
+        self._deadlines.add(fit.told_at + self._settings.unserved_again_seconds, Due.UNSERVED, task_id)
 
     def _reconsider(self, task: Task, now: float) -> None:
         """A task has avoided some workers for long enough, unless there are others."""

@@ -43,6 +43,10 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """Names of platform properties that are taken off actions, for clients that ask for what does not matter here."""
     max_log_readers: int = 500
     """The most readers of the output of running actions. Each may take 256 KiB of memory here."""
+    unserved_seconds: float = 5.0
+    """Actions that wait for so long without any worker that fits are told of in the log, with the reason."""
+    unserved_again_seconds: float = 60.0
+    """How often that is said again for the same requirement."""
     max_slots: int = 4096
     """The most slots that a worker may claim."""
     max_prefetched_leases: int = 64
@@ -63,7 +67,7 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
         for name in ("grace_seconds", "exclusion_seconds", "abandon_seconds", "settle_seconds", "inputs_known_seconds",
-                     "max_prefetched_leases", "inline_bytes"):  # fmt: skip
+                     "max_prefetched_leases", "inline_bytes", "unserved_seconds", "unserved_again_seconds"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
         for name in ("max_attempts", "max_retained_operations", "max_queued_operations", "max_slots",

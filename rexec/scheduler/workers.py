@@ -75,7 +75,13 @@ class WorkersService:
                 if attached is None:
                     attached = _attached(message, self._broker.settings.max_slots, context.identity)
                     self._broker.attach(attached, outbox)
-                    log.info("worker attached", worker=attached.name, slots=attached.slots, peer=peer)
+                    log.info(
+                        "worker attached",
+                        worker=attached.name,
+                        slots=attached.slots,
+                        offers=str(attached.offer),
+                        peer=peer,
+                    )
                 else:
                     self._take(attached.worker_id, attached.slots, message)
             outbox.close()

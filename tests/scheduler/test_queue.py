@@ -176,6 +176,19 @@ class TestPlatform:
         rules.attach("w3", pairs=frozenset({("gpu", "h100")}))
         assert rules.running_on(name) == "w3"
 
+    def test_26_the_log_is_told_of_actions_that_no_worker_can_run(self, rules: Driver) -> None:
+        rules.attach(pairs=frozenset({("Pool", "small")}))
+        rules.submit(pairs=frozenset({("Pool", "large")}))
+        rules.submit(pairs=frozenset({("Pool", "large")}))
+        (told,) = of_kind(rules.pass_time(rules.settings.unserved_seconds), e.TasksUnserved)
+        assert told.waiting == 2
+        assert "no worker offers Pool=large" in told.reason
+        again = of_kind(rules.pass_time(rules.settings.unserved_again_seconds - 1), e.TasksUnserved)
+        assert again == []
+        assert len(of_kind(rules.pass_time(1), e.TasksUnserved)) == 1
+        rules.attach("late", pairs=frozenset({("Pool", "large")}))
+        assert of_kind(rules.pass_time(rules.settings.unserved_again_seconds * 2), e.TasksUnserved) == []
+
     def test_26_every_waiting_operation_has_a_reason(self, rules: Driver) -> None:
         waiting = rules.submit(pairs=LINUX)
         assert rules.reason(waiting) == "no worker is attached"
