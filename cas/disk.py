@@ -273,7 +273,8 @@ class DiskStore:
             raise full from reason
         finally:
             self._ledger.release(incoming.reserved_bytes)
-            incoming.discard()
+            # To delete gigabytes takes a second.
+            await self._settle(incoming.discard)
 
     async def _take_in(self, incoming: Incoming, data: bytearray) -> None:
         """Write a piece of a large blob. Room is reserved piece by piece: a size that is only claimed evicts nothing."""

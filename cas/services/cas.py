@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -105,7 +105,7 @@ class ContentAddressableStorage:
         """
         store = self._instances.readable(request.instance_name, context.identity).store
         entries = request.requests
-        _check_batch(len(entries), sum([len(entry.data) for entry in entries]))
+        _check_batch(len(entries), (len(entry.data) for entry in entries))
         digests = parse_digests(
             [entry.digest for entry in entries], function_for(request.digest_function), "requests.digest"
         )
@@ -132,8 +132,8 @@ class ContentAddressableStorage:
     ) -> re_pb2.BatchReadBlobsResponse:
         """Read blobs; each has a status of its own. Raises MalformedRequest for a batch over the limits."""
         store = self._instances.readable(request.instance_name, context.identity).store
+        _check_batch(len(request.digests), (digest.size_bytes for digest in request.digests))
         digests = parse_digests(request.digests, function_for(request.digest_function), "digests")
-        _check_batch(len(digests), sum([digest.size_bytes for digest in digests]))
         # Numbers that we do not know are what a newer client knows beside those that we do.
         compressor = next((c for c in _PREFERRED if c.value in request.acceptable_compressors), Compressor.IDENTITY)
         blobs = await store.read_many(list(dict.fromkeys(digests)))
@@ -181,14 +181,18 @@ class ContentAddressableStorage:
         yield page
 
 
-def _check_batch(blobs: int, size_bytes: int) -> None:
-    """Raises MalformedRequest for a batch over the limits (REAPI, BatchUpdateBlobs and BatchReadBlobs, "Errors")."""
+def _check_batch(blobs: int, sizes_bytes: Iterable[int]) -> None:
+    """Raises MalformedRequest for a batch over the limits (REAPI, BatchUpdateBlobs and BatchReadBlobs, "Errors").
+
+    Counts first: a request has room for millions of empty entries, which are not worth a look each.
+    """
+    if blobs > MAX_BATCH_BLOBS:
+        raise MalformedRequest(f"the batch has {blobs} blobs; {MAX_BATCH_BLOBS} is the most")
+    size_bytes = sum(sizes_bytes)
     if size_bytes > MAX_BATCH_TOTAL_SIZE_BYTES:
         raise MalformedRequest(
             f"the blobs of the batch have {size_bytes} bytes; {MAX_BATCH_TOTAL_SIZE_BYTES} is the most"
         )
-    if blobs > MAX_BATCH_BLOBS:
-        raise MalformedRequest(f"the batch has {blobs} blobs; {MAX_BATCH_BLOBS} is the most")
 
 
 def _unpacked(

@@ -18,7 +18,7 @@ from cas.instances import Instance
 from cas.store import SMALL_BLOB_BYTES, BlobStore
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from rexec.scheduler.clock import Clock
-from rexec.scheduler.command import check_command, requirement_of, timeout_of
+from rexec.scheduler.command import check_command, outputs_of, requirement_of, timeout_of
 from rexec.scheduler.inputs import InputRoots
 from rexec.scheduler.scheduler import Inlining, Run
 from rexec.scheduler.settings import SchedulerSettings
@@ -80,7 +80,9 @@ class Admission:
             timeout_seconds=timeout_of(action, settings.default_timeout_seconds, settings.max_timeout_seconds),
             payload=run,
         )
-        inlining = Inlining(request.inline_stdout, request.inline_stderr, frozenset(request.inline_output_files))
+        # Only what can be an output: the rest would be kept for as long as the operation is.
+        files = frozenset(outputs_of(command)).intersection(request.inline_output_files)
+        inlining = Inlining(request.inline_stdout, request.inline_stderr, files)
         may_read_cache = not (request.skip_cache_lookup or action.do_not_cache)
         return Admitted(instance, candidate, run, inlining, may_read_cache)
 

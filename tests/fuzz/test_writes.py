@@ -221,3 +221,13 @@ def test_a_hundred_thousand_garbage_digests_are_refused_with_the_place_of_the_fi
     )
     with guarded(), pytest.raises(MalformedRequest, match=r"blob_digests\[50000\]"):
         asyncio.run(ContentAddressableStorage(instances(MemoryStore())).FindMissingBlobs(request, RequestContext()))
+
+
+@pytest.mark.parametrize("number", [6_001, 1_000_000])
+def test_a_batch_of_entries_without_anything_in_them_is_refused(number: int) -> None:
+    service = ContentAddressableStorage(instances(MemoryStore()))
+    update = re_pb2.BatchUpdateBlobsRequest.FromString(b"\x12\x00" * number)
+    read = re_pb2.BatchReadBlobsRequest.FromString(b"\x12\x00" * number)
+    for call in (service.BatchUpdateBlobs(update, RequestContext()), service.BatchReadBlobs(read, RequestContext())):
+        with guarded(), pytest.raises(MalformedRequest, match=f"the batch has {number} blobs"):
+            asyncio.run(call)
