@@ -25,7 +25,8 @@ from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.task import Candidate
 
 MAX_MESSAGE_BYTES = 3 << 20
-"""Of an Action or a Command. A lease carries both, and gRPC's default limit for a message is 4 MiB."""
+"""Of an Action or a Command: more than any system takes as arguments (Linux: 2 MiB), and little enough to be read whole and
+kept for as long as the action waits."""
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 

@@ -124,7 +124,11 @@ class Broker:
 
     async def record(self, candidate: Candidate, inlining: Inlining, response: re_pb2.ExecuteResponse) -> str:
         name = self._new_name(candidate.instance_name)
-        self._apply(e.Record(name, self._new_id(), candidate, Outcome(response=response), inlining))
+        self._apply(
+            e.Record(
+                name, self._new_id(), candidate, Outcome(response=response, size_bytes=response.ByteSize()), inlining
+            )
+        )
         return name
 
     def _new_name(self, instance_name: str) -> str:

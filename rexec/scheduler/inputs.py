@@ -7,6 +7,8 @@ is evicted in that time is found by the worker, whose report makes us forget wha
 
 from __future__ import annotations
 
+import asyncio
+import heapq
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +23,13 @@ from rexec.scheduler.settings import SchedulerSettings
 
 MAX_KNOWN = 500_000
 """Directories believed to be whole; about 100 bytes each."""
+
+SLICE = 5_000
+"""How many blobs the store is asked for at once: some milliseconds of work."""
+
+MAX_NAMED = 20_000
+"""How many missing blobs one error names, so that it fits a message of 4 MiB. A client that uploads them all and tries
+again is told of the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +92,12 @@ class InputRoots:
                     believed[child] = whole
         files = chain.from_iterable(directory.file_digests for directory in loaded.values())
         # The directories too: those that came from our own cache may have left the store.
-        blobs = {*loaded, *files} - {EMPTY[root.function]}
-        missing |= await store.find_missing(blobs) if blobs else set()
+        blobs = list({*loaded, *files} - {EMPTY[root.function]})
+        for start in range(0, len(blobs), SLICE):
+            missing |= await store.find_missing(blobs[start : start + SLICE])
+            await asyncio.sleep(0)  # a store in memory answers without ever letting others run
         if missing:
-            raise InputsMissing(sorted(missing, key=lambda digest: digest.hash))
+            raise InputsMissing(heapq.nsmallest(MAX_NAMED, missing, key=lambda digest: digest.hash))
         measured = self._measured(root, loaded, believed, now)
         if times_forgotten == self._times_forgotten:
             self._remember(instance_name, measured)

@@ -47,7 +47,9 @@ class Queue:
         """Tasks that an equal action may join."""
         self.queued_operations = 0
         """Live operations in stage QUEUED."""
-        self._retention = Retention(settings.retain_seconds, settings.max_retained_operations)
+        self._retention = Retention(
+            settings.retain_seconds, settings.max_retained_operations, settings.max_retained_bytes
+        )
         self._settings = settings
         self._deadlines = Deadlines()
         self._known_names = set(settings.known_properties)
@@ -241,7 +243,7 @@ class Queue:
         self._retain(operation, now)
 
     def _retain(self, operation: Operation, now: float) -> None:
-        self._retention.add(operation.name, now)
+        self._retention.add(operation.name, now, operation.outcome.size_bytes if operation.outcome else 0)
         self._forget_due(now)
 
     def _forget_due(self, now: float) -> None:

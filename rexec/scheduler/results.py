@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import cast
 
 import structlog
-from google.rpc import status_pb2
+from google.rpc import error_details_pb2, status_pb2
 
 from cas.action_cache import ActionKey, missing_of
 from cas.errors import Code, FailedPrecondition, StatusError
@@ -53,7 +53,7 @@ class Results:
             return _broken(f"reported status {report.status.code}, which does not exist")
         if report.status.code == Code.OK and not report.HasField("action_result"):
             return _broken("reported success without a result")
-        if report.status.code == Code.FAILED_PRECONDITION:
+        if any(detail.Is(error_details_pb2.PreconditionFailure.DESCRIPTOR) for detail in report.status.details):
             # An input was evicted after it was checked: the client uploads it again, and must then be believed nothing.
             self._inputs.forget(candidate.instance_name)
         undeclared = _undeclared(report.action_result, cast(Run, candidate.payload).command)
@@ -82,7 +82,7 @@ class Results:
             )
         if report.status.code == Code.OK and response.result.exit_code == 0 and not candidate.do_not_cache:
             await self._cache(instance, candidate, response.result)
-        return Settled(Failure.NONE, Outcome(response=response))
+        return Settled(Failure.NONE, Outcome(response=response, size_bytes=response.ByteSize()))
 
     def _complete_metadata(self, result: re_pb2.ActionResult, candidate: Candidate, worker_name: str) -> None:
         """Fill in what the worker left out of ExecutedActionMetadata. Buck2 refuses a result without it."""

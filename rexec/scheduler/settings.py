@@ -32,6 +32,8 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """How long a completed operation can be asked for; REAPI clients that lost their connection come back to it."""
     max_retained_operations: int = 20_000
     """Completed operations kept at most; the oldest go first."""
+    max_retained_bytes: int = 256 << 20
+    """Bytes of the responses of completed operations kept at most; the oldest go first."""
     max_queued_operations: int = 50_000
     """Operations that may wait for a worker. Past it clients are told to come back later."""
     settle_seconds: float = 30.0
@@ -70,7 +72,7 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
                      "max_prefetched_leases", "inline_bytes", "unserved_seconds", "unserved_again_seconds"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
-        for name in ("max_attempts", "max_retained_operations", "max_queued_operations", "max_slots",
+        for name in ("max_attempts", "max_retained_operations", "max_retained_bytes", "max_queued_operations", "max_slots",
                      "max_input_directories", "max_log_readers"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")

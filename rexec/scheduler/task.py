@@ -54,6 +54,8 @@ class Outcome:
 
     error: StatusError | None = None
     response: object = None
+    size_bytes: int = 0
+    """Of the response, for the bound on what is kept."""
 
 
 @dataclass(frozen=True, slots=True)

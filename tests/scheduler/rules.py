@@ -113,11 +113,12 @@ class Driver:
         *,
         failure: Failure = Failure.NONE,
         response: object = "result",
+        size_bytes: int = 0,
         evidence: str = "",
     ) -> Sequence[e.Effect]:
         """The worker ends a lease, its oldest if none is named."""
         ended = lease or self.leases(worker_id)[0]
-        outcome = Outcome(response=response)
+        outcome = Outcome(response=response, size_bytes=size_bytes)
         return self.do(e.Finished(worker_id, ended.lease_id, ended.epoch, failure, outcome, evidence))
 
     def running_on(self, operation: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from google.protobuf import wrappers_pb2
@@ -439,6 +441,22 @@ class TestResults:
         response = await self.run(world, await world.action(), status=status, result=False)
         assert response.status == status
         assert not response.HasField("result")
+
+    @pytest.mark.parametrize(
+        ("details", "believed"),
+        [([], True), (InputsMissing([Digest.of(b"evicted")]).to_proto().details, False)],
+        ids=["another failure", "an input is gone"],
+    )
+    async def test_4_only_a_report_of_missing_inputs_makes_known_trees_unknown(
+        self, world: World, details: Sequence[Any], believed: bool
+    ) -> None:
+        root = await world.root({"a": b"a"})
+        await world.inputs.require("main", world.store, root)
+        status = status_pb2.Status(code=Code.FAILED_PRECONDITION, message="failed", details=details)
+        await self.run(world, await world.action(), status=status, result=False)
+        world.store.asked.clear()
+        await world.inputs.require("main", world.store, root)
+        assert (world.store.asked == []) is believed
 
     async def test_25_equal_actions_in_flight_run_once_for_all(self, world: World) -> None:
         action = await world.action()

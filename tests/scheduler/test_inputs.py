@@ -71,6 +71,19 @@ async def test_a_directory_that_only_our_own_memory_has_is_missing(world: World)
     assert caught.value.digests == (root,)
 
 
+async def test_more_missing_blobs_than_a_message_holds_are_named_in_part(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "MAX_NAMED", 2)
+    monkeypatch.setattr(inputs, "SLICE", 3)
+    root = await world.root({f"f{number}": b"%d" % number for number in range(10)})
+    gone = sorted((Digest.of(b"%d" % number) for number in range(10)), key=lambda digest: digest.hash)
+    world.store.evicted.update(gone)
+    with pytest.raises(InputsMissing) as caught:
+        await world.inputs.require("main", world.store, root)
+    assert list(caught.value.digests) == gone[:2]
+
+
 async def test_too_many_directories_are_refused() -> None:
     async with World(SchedulerSettings(max_input_directories=3)) as world:
         root = await world.root({f"{number}/file": b"%d" % number for number in range(5)})

@@ -575,6 +575,17 @@ class TestRetention:
             rules.credit(worker, 1)
         assert list(rules.queue.operations) == names[2:]
 
+    def test_completed_operations_are_bounded_in_bytes_and_the_last_is_kept(self) -> None:
+        rules = Driver(SchedulerSettings(max_retained_bytes=100))
+        worker = rules.attach()
+        names = []
+        for size_bytes in (10, 60, 40, 500):
+            names.append(rules.submit())
+            rules.finish(worker, size_bytes=size_bytes)
+            rules.credit(worker, 1)
+            kept = list(rules.queue.operations)
+            assert kept == names[{10: 0, 60: 0, 40: 1, 500: 3}[size_bytes] :]
+
     def test_a_completed_operation_can_be_forgotten_and_a_live_one_cannot(self, rules: Driver) -> None:
         worker = rules.attach()
         done = rules.submit()
