@@ -12,7 +12,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -96,8 +96,11 @@ PRIMITIVES: Final = {
 }
 
 
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+
 @st.composite
-def messages(draw: st.DrawFn, kind: type[Message], depth: int = 0) -> Message:
+def messages(draw: st.DrawFn, kind: type[AnyMessage], depth: int = 0) -> AnyMessage:
     """Messages of this kind with any fields set to anything that fits their type."""
     message = kind()
     for field in message.DESCRIPTOR.fields:
@@ -108,7 +111,7 @@ def messages(draw: st.DrawFn, kind: type[Message], depth: int = 0) -> Message:
     return message
 
 
-def _set(draw: st.DrawFn, message: Message, field: FieldDescriptor, depth: int) -> None:
+def _set(draw: st.DrawFn, message: Message, field: Any, depth: int) -> None:
     if field.message_type is not None:
         held = getattr(message, field.name)
         if field.message_type.GetOptions().map_entry:

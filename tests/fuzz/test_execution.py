@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import cast
 
 import pytest
 from google.protobuf import duration_pb2
@@ -142,7 +141,7 @@ async def reported(said: list[worker_pb2.FromWorker], own: list[bool]) -> re_pb2
             if is_own and kind in ("progress", "finished"):
                 getattr(message, kind).lease_id = lease.lease_id
                 getattr(message, kind).epoch = lease.epoch
-            cast("asyncio.Queue[worker_pb2.FromWorker | None]", liar._said).put_nowait(message)
+            liar._said.put_nowait(message)
         liar.end()
         await _to_the_end(liar)
         await liar.vanish()

@@ -51,10 +51,10 @@ class Reader(Protocol):
     async def __call__(self, store: BlobStore, root: Digest) -> object: ...
 
 
-async def required(store: BlobStore, root: Digest) -> object:
+async def required(store: BlobStore, root: Digest) -> None:
     inputs = InputRoots(SchedulerSettings(), HandClock())
     await inputs.require("", store, root)
-    return await inputs.require_directory(store, root, ["a", "a", "b"])
+    await inputs.require_directory(store, root, ["a", "a", "b"])
 
 
 async def completed(store: BlobStore, root: Digest) -> object:
@@ -79,7 +79,7 @@ def attempt(read: Reader, store: BlobStore, root: Digest) -> object:
     """What comes of it, a refusal included. Anything else that is raised, or a hang, fails the test."""
     with guarded():
         try:
-            return asyncio.run(read(store, root))  # type: ignore[arg-type]
+            return asyncio.run(read(store, root))
         except (MalformedRequest, InputsMissing) as failure:
             return failure
 
