@@ -29,7 +29,9 @@ PRIORITIES: Final = re_pb2.PriorityCapabilities(
 """Every int32 (REAPI, ExecutionPolicy.priority, ResultsCachePolicy.priority). Bazel refuses to send a priority that no
 advertised range holds; Buck2 sends one always."""
 
-_FUNCTIONS: Final = [function.value for function in DigestFunction]
+_FUNCTIONS: Final = [function.value for function in DigestFunction if function is not DigestFunction.MD5]
+"""MD5 is understood, for clients that know nothing else, and never offered: two files with the same MD5 are easily made."""
+
 _COMPRESSORS: Final = [compressor.value for compressor in Compressor if compressor is not Compressor.IDENTITY]
 
 Execution = Callable[[RequestContext], re_pb2.ExecutionCapabilities]

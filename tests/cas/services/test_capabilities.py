@@ -43,6 +43,7 @@ async def test_53_a_server_without_execution_is_a_cache(cache: Cache) -> None:
     assert part.digest_functions[0] == re_pb2.DigestFunction.SHA256
     assert re_pb2.DigestFunction.BLAKE3 in part.digest_functions
     assert re_pb2.DigestFunction.MURMUR3 not in part.digest_functions
+    assert re_pb2.DigestFunction.MD5 not in part.digest_functions  # understood, but nothing to start with
     assert part.max_batch_total_size_bytes == MAX_BATCH_TOTAL_SIZE_BYTES
     assert part.symlink_absolute_path_strategy == re_pb2.SymlinkAbsolutePathStrategy.ALLOWED
     assert set(part.supported_compressors) == {1, 2, 3}
