@@ -1,4 +1,4 @@
-"""Actions of the kit: shell scripts over input trees given as flat paths, and running them.
+"""Actions of the kit: shell scripts, running them, and what came of it.
 
 Every action is salted, so that no server has a result for it.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from google.longrunning import operations_pb2
@@ -20,6 +19,7 @@ from integration.conformance.blobs import digest_of, fresh
 from integration.conformance.case import Failed, NotSupported
 from integration.conformance.client import Client
 from integration.conformance.expect import expect, expect_code, expect_equal, fail, shown, status_of
+from integration.conformance.inputs import Inputs, with_tools
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -28,50 +28,6 @@ UUID = "cat /proc/sys/kernel/random/uuid"
 """A command that prints something else each time it runs."""
 
 Stage = re_pb2.ExecutionStage
-
-
-@dataclass(slots=True)
-class Inputs:
-    """An input root: paths with slashes, parents made as needed."""
-
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    executables: Mapping[str, bytes] = field(default_factory=dict)
-    symlinks: Mapping[str, str] = field(default_factory=dict)
-    directories: Sequence[str] = ()
-    properties: Mapping[str, re_pb2.NodeProperties] = field(default_factory=dict)
-
-    def encoded(self, function: int) -> tuple[re_pb2.Digest, list[bytes]]:
-        """The digest of the root Directory, and all blobs below it."""
-        blobs: list[bytes] = [*self.files.values(), *self.executables.values()]
-
-        def directory(prefix: str) -> re_pb2.Digest:
-            message = re_pb2.Directory()
-            for name, path in sorted(self._names(prefix, [*self.files, *self.executables], leaves=True).items()):
-                data = self.files[path] if path in self.files else self.executables[path]
-                node = message.files.add(
-                    name=name, digest=digest_of(data, function), is_executable=path in self.executables
-                )
-                if path in self.properties:
-                    node.node_properties.CopyFrom(self.properties[path])
-            everything = [*self.files, *self.executables, *self.symlinks, *(f"{path}/" for path in self.directories)]
-            for name, path in sorted(self._names(prefix, everything, leaves=False).items()):
-                message.directories.add(name=name, digest=directory(f"{path}/"))
-            for name, path in sorted(self._names(prefix, list(self.symlinks), leaves=True).items()):
-                message.symlinks.add(name=name, target=self.symlinks[path])
-            blobs.append(message.SerializeToString(deterministic=True))
-            return digest_of(blobs[-1], function)
-
-        return directory(""), blobs
-
-    @staticmethod
-    def _names(prefix: str, paths: Sequence[str], *, leaves: bool) -> dict[str, str]:
-        found = {}
-        for path in paths:
-            if path.startswith(prefix) and path != prefix:
-                name, slash, _rest = path.removeprefix(prefix).partition("/")
-                if leaves != bool(slash):
-                    found[name] = prefix + name
-        return found
 
 
 async def action(
@@ -89,7 +45,7 @@ async def action(
     do_not_cache: bool = False,
 ) -> re_pb2.Digest:
     """Upload an action, all but the blobs `without`; its digest. `script` is for /bin/sh, or a whole argv."""
-    root, blobs = _with_tools(client, inputs or Inputs()).encoded(function)
+    root, blobs = with_tools(client.options.busybox, inputs or Inputs()).encoded(function)
     arguments = ["/bin/sh", "-c", script] if isinstance(script, str) else list(script)
     variables = {"PATH": PATH} if environment is None else environment
     properties = [*client.options.platform, *(platform or ())]
@@ -122,29 +78,6 @@ async def action(
     uploads = [blob for blob in [*blobs, encoded, asked.SerializeToString(deterministic=True)] if blob not in without]
     await client.put(*uploads, function=function)
     return digest_of(asked.SerializeToString(deterministic=True), function)
-
-
-APPLETS = (
-    "[", "basename", "cat", "chmod", "cmp", "cp", "cut", "echo", "env", "false", "find", "grep", "head", "ln", "ls", "mkdir",
-    "mv", "printf", "readlink", "rm", "setsid", "sh", "sleep", "sort", "stat", "tail", "test", "touch", "tr", "true", "wc", "yes",
-)  # fmt: skip
-"""What the scripts of the kit call."""
-
-
-def _with_tools(client: Client, inputs: Inputs) -> Inputs:
-    """The inputs with a shell among them, for workers to which the input root is the whole file system."""
-    if not client.options.busybox:
-        return inputs
-    links = {
-        f"{place}/{name}": f"{up}bin/busybox"
-        for place, up in (("bin", "../"), ("usr/bin", "../../"))
-        for name in APPLETS
-    }
-    return replace(
-        inputs,
-        executables={**inputs.executables, "bin/busybox": client.options.busybox},
-        symlinks={**inputs.symlinks, **links},
-    )
 
 
 def start(client: Client, digest: re_pb2.Digest, *, timeout: float = RUN_SECONDS, **options: Any) -> Any:
@@ -283,7 +216,10 @@ class Started:
         return self.latest
 
     async def reach(self, stage: int) -> operations_pb2.Operation:
-        """Read until the stage is `stage`."""
+        """Read until the stage is `stage`. A server that tells no stages is given a second."""
+        if not self.latest.HasField("metadata") and not self.latest.done:
+            await asyncio.sleep(1)
+            return self.latest
         while stage_of(self.latest) != stage:
             if self.latest.done:
                 status = response_of(self.latest).status

@@ -16,6 +16,9 @@ from integration.conformance.client import Client, connected
 from integration.conformance.expect import code_of, name_of
 from integration.conformance.options import HookFailed, Options
 
+MOST_CHARACTERS = 600
+"""Of a reason; servers put whole traces into their messages."""
+
 SHARED_AT_ONCE = 6
 """Cases side by side; more would only wait for the same workers."""
 
@@ -97,7 +100,7 @@ async def judged(case: Case, client: Client, options: Options) -> Outcome:
         verdict, reason = Verdict.FAIL, f"not done after {limit:g} s"
     except Exception as error:  # noqa: BLE001 - a server may answer anything, and one case must not end the run
         verdict, reason = Verdict.FAIL, f"the answers cannot be understood: {type(error).__name__}: {error}"
-    return Outcome(case, verdict, reason, time.monotonic() - started)
+    return Outcome(case, verdict, " ".join(reason.split())[:MOST_CHARACTERS], time.monotonic() - started)
 
 
 def chosen(cases: Sequence[Case], only: frozenset[int], *, slow: bool) -> list[Case]:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from grpc import aio
+
 from integration.conformance.blobs import digest_of, fresh, key
 from integration.conformance.case import NotSupported, Phase, behaviour
 from integration.conformance.client import CHUNK_BYTES, Client, connected
-from integration.conformance.expect import NOT_FOUND, PERMISSION_DENIED, expect, expect_equal, expect_refused
+from integration.conformance.expect import (
+    FAILED_PRECONDITION,
+    INVALID_ARGUMENT,
+    NOT_FOUND,
+    PERMISSION_DENIED,
+    code_of,
+    expect_equal,
+    expect_in,
+    expect_refused,
+)
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
 
@@ -14,6 +25,15 @@ async def _update(client: Client, action: re_pb2.Digest, result: re_pb2.ActionRe
         raise NotSupported("the action cache cannot be updated by clients")
     request = re_pb2.UpdateActionResultRequest(action_digest=action, action_result=result)
     await client.call("UpdateActionResult", request)
+
+
+async def _expect_incomplete(client: Client, action: re_pb2.Digest, result: re_pb2.ActionResult, what: str) -> None:
+    """Hold the server to not giving out a result while a blob is missing. It may refuse to take such a result, too."""
+    try:
+        await _update(client, action, result)
+    except aio.AioRpcError as error:
+        expect_in(code_of(error), (NOT_FOUND, FAILED_PRECONDITION, INVALID_ARGUMENT), f"an update without {what}")
+    await expect_refused(client.cached(action), f"GetActionResult without {what}", NOT_FOUND)
 
 
 async def _fresh_action(client: Client) -> re_pb2.Digest:
@@ -66,7 +86,7 @@ async def unknown(client: Client) -> None:
 
 @behaviour(52, "a result of which an output, stdout or stderr is not stored is NOT_FOUND")
 async def incomplete(client: Client) -> None:
-    """And it is found once the blob has come. A client that is told of a result does not upload anything."""
+    """A client that is told of a result uploads nothing and runs nothing. With the blob there it is found."""
     for part in ("file", "stdout", "stderr"):
         data = fresh()
         gone = digest_of(data)
@@ -79,9 +99,9 @@ async def incomplete(client: Client) -> None:
             case _:
                 result.stderr_digest.CopyFrom(gone)
         action = await _fresh_action(client)
-        await _update(client, action, result)
-        await expect_refused(client.cached(action), f"GetActionResult without its {part}", NOT_FOUND)
+        await _expect_incomplete(client, action, result, f"its {part}")
         await client.put(data)
+        await _update(client, action, result)
         await client.cached(action)
 
 
@@ -99,10 +119,10 @@ async def incomplete_tree(client: Client) -> None:
     action = await _fresh_action(client)
     result = re_pb2.ActionResult()
     result.output_directories.add(path="t", tree_digest=digest_of(encoded))
-    await _update(client, action, result)
     for blob, what in ((encoded, "its Tree"), (top, "a file of the Tree's root"), (deep, "a file deep in the Tree")):
-        await expect_refused(client.cached(action), f"GetActionResult without {what}", NOT_FOUND)
+        await _expect_incomplete(client, action, result, what)
         await client.put(blob)
+    await _update(client, action, result)
     await client.cached(action)
 
 
@@ -142,8 +162,13 @@ async def inlined(client: Client) -> None:
     )
     contents = {file.path: file.contents[:3] for file in got.output_files}
     expect_equal(contents, {"one": b"one", "two": b""}, "the beginnings of inlined files")
-    plain = await client.cached(action)
-    expect(not plain.stdout_raw and not plain.stderr_raw, "expected nothing inline where nobody asked, got some")
+    for hints, wanted in (
+        ({}, (b"", b"")),
+        ({"inline_stdout": True}, (b"out", b"")),
+        ({"inline_stderr": True}, (b"", b"err")),
+    ):
+        got = await client.cached(action, **hints)
+        expect_equal((got.stdout_raw[:3], got.stderr_raw[:3]), wanted, f"stdout_raw and stderr_raw with {hints}")
 
 
 @behaviour(52, "a large output is not inlined into more than a message holds")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import zlib
 
-from integration.conformance.blobs import digest_of, fresh, packed, text, unpacked
-from integration.conformance.case import behaviour
+from integration.conformance.blobs import digest_of, fresh, key, packed, text, unpacked
+from integration.conformance.case import NotSupported, behaviour
 from integration.conformance.client import Client
 from integration.conformance.expect import (
     INVALID_ARGUMENT,
     NOT_FOUND,
+    OK,
     OUT_OF_RANGE,
     expect,
     expect_equal,
@@ -132,6 +133,24 @@ async def bombs(client: Client) -> None:
             what = f"256 MiB for a blob of {size} bytes with compressor {compressor}"
             await expect_refused(client.write(bomb, name=name), what, INVALID_ARGUMENT)
             await client.expect_missing(digest)
+
+
+@behaviour(50, "decompression of a batch stops when the output exceeds the declared size")
+async def batch_bombs(client: Client) -> None:
+    """The same in BatchUpdateBlobs, where each blob has a status of its own; the others are stored."""
+    compressors = [number for number in client.cache.supported_batch_update_compressors if number]
+    if not compressors:
+        raise NotSupported("no compressor for batches is advertised")
+    for compressor in compressors:
+        data, victim = fresh(), digest_of(fresh(1000))
+        request = re_pb2.BatchUpdateBlobsRequest()
+        request.requests.add(digest=victim, data=_bomb(compressor), compressor=compressor)
+        request.requests.add(digest=digest_of(data), data=data)
+        answer = await client.call("BatchUpdateBlobs", request)
+        codes = {key(response.digest): response.status.code for response in answer.responses}
+        wanted = {key(victim): INVALID_ARGUMENT, key(digest_of(data)): OK}
+        expect_equal(codes, wanted, f"statuses of a batch with 256 MiB for 1000 bytes with compressor {compressor}")
+        await client.expect_missing(victim)
 
 
 @behaviour(50, "compressed data that give another blob are INVALID_ARGUMENT and nothing is stored")

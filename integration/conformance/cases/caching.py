@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from grpc import aio
+
 from integration.conformance.actions import (
     UUID,
-    Inputs,
     Stage,
     action,
     execute,
@@ -17,7 +18,7 @@ from integration.conformance.actions import (
     stdout_of,
     succeeded,
     tree_of,
-)  # fmt: skip
+)
 from integration.conformance.blobs import fresh
 from integration.conformance.case import NotSupported, Phase, behaviour
 from integration.conformance.client import Client, connected
@@ -26,11 +27,14 @@ from integration.conformance.expect import (
     DEADLINE_EXCEEDED,
     NOT_FOUND,
     PERMISSION_DENIED,
+    code_of,
     expect,
     expect_code,
     expect_equal,
     expect_refused,
+    name_of,
 )  # fmt: skip
+from integration.conformance.inputs import Inputs  # fmt: skip
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
 
@@ -122,6 +126,29 @@ async def durable(client: Client) -> None:
         inside = [node.digest for child in tree.children for node in child.files]
         expect_equal(len(inside), 1, "files in the output directory")
         await client.expect_stored(file_of(kept, "out").digest, kept.stdout_digest, kept.stderr_digest, *inside)
+
+
+@behaviour(
+    24, "a result that outlives a crash of the server is whole", execution=True, phase=Phase.LAST, timeout_seconds=120
+)
+async def crash(client: Client) -> None:
+    """Results are written after their blobs: whatever a crash takes, it never leaves one that names what is not there."""
+    hook = client.options.need_hook("restart_command")
+    script = f"mkdir d; {UUID} > out; {UUID} > d/inner; {UUID}"
+    digests = [await action(client, script, outputs=["out", "d"]) for _ in range(10)]
+    for digest in digests:
+        await execute(client, digest)
+    await hook({})
+    async with connected(client.options) as late, asyncio.timeout(60):
+        for digest in digests:
+            try:
+                kept = await late.cached(digest)
+            except aio.AioRpcError as error:
+                expect_equal(name_of(code_of(error)), "NOT_FOUND", "GetActionResult after a crash")
+                continue
+            tree = await tree_of(late, kept.output_directories[0])
+            await late.expect_stored(file_of(kept, "out").digest, kept.stdout_digest, tree.root.files[0].digest)
+            expect_equal(len(await late.fetch(file_of(kept, "out").digest)), 37, "bytes of an output after a crash")
 
 
 @behaviour(25, "identical actions at the same time run once", execution=True)

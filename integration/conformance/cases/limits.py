@@ -7,7 +7,6 @@ import asyncio
 from google.protobuf import duration_pb2
 
 from integration.conformance.actions import (
-    Inputs,
     Stage,
     action,
     content_of,
@@ -18,7 +17,7 @@ from integration.conformance.actions import (
     stderr_of,
     stdout_of,
     succeeded,
-)  # fmt: skip
+)
 from integration.conformance.blobs import fresh
 from integration.conformance.case import NotSupported, Phase, behaviour
 from integration.conformance.cases.processes import marker_script
@@ -33,6 +32,7 @@ from integration.conformance.expect import (
     expect_equal,
     expect_refused,
 )  # fmt: skip
+from integration.conformance.inputs import Inputs  # fmt: skip
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
 FOREVER_SECONDS = 10_000_000_000

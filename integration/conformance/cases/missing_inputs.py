@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from google.rpc import status_pb2
 
-from integration.conformance.actions import Inputs, Stage, action, execute, run, started, status_of_execute, succeeded
+from integration.conformance.actions import Stage, action, execute, run, started, status_of_execute, succeeded
 from integration.conformance.blobs import SHA256, digest_of, fresh, resource
 from integration.conformance.case import Phase, behaviour
 from integration.conformance.cases.slots import all_busy, evict
 from integration.conformance.client import Client
 from integration.conformance.expect import FAILED_PRECONDITION, expect, expect_code, expect_equal, shown, violations_of
+from integration.conformance.inputs import Inputs
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
 

@@ -11,7 +11,6 @@ from grpc import aio
 
 from integration.conformance.actions import (
     UUID,
-    Inputs,
     Stage,
     action,
     execute,
@@ -22,7 +21,7 @@ from integration.conformance.actions import (
     started,
     status_of_execute,
     succeeded,
-)  # fmt: skip
+)
 from integration.conformance.blobs import fresh, key
 from integration.conformance.case import Phase, behaviour
 from integration.conformance.cases.processes import expect_gone, marker_script
@@ -40,6 +39,7 @@ from integration.conformance.expect import (
     is_transport_loss,
     name_of,
 )  # fmt: skip
+from integration.conformance.inputs import Inputs  # fmt: skip
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
 GRACE_SECONDS = 60.0

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 
-from integration.conformance.actions import Inputs, action, execute, run, stdout_of, succeeded
+from integration.conformance.actions import action, execute, run, stdout_of, succeeded
 from integration.conformance.case import NotSupported, behaviour
 from integration.conformance.client import Client
 from integration.conformance.expect import (
@@ -17,6 +17,7 @@ from integration.conformance.expect import (
     expect_equal,
     fail,
 )  # fmt: skip
+from integration.conformance.inputs import Inputs
 
 OWN_VARIABLES = frozenset({"PWD", "OLDPWD", "SHLVL", "_"})
 """What the shell adds by itself."""

@@ -37,6 +37,8 @@ async def all_busy(client: Client, *, fillers: int = 4, seconds: int = 300) -> A
         for _ in range(MOST_SLOTS):
             blocker = await stack.enter_async_context(started(client, await action(client, f"sleep {seconds}")))
             blockers.append(blocker)
+            if not blocker.latest.HasField("metadata"):
+                raise NotSupported("operations do not tell their stage, so nobody knows when all slots are taken")
             try:
                 async with asyncio.timeout(1.5):
                     await blocker.reach(Stage.EXECUTING)

@@ -10,7 +10,6 @@ from google.longrunning import operations_pb2
 from grpc import aio
 
 from integration.conformance.actions import (
-    Inputs,
     Stage,
     action,
     metadata_of,
@@ -21,7 +20,7 @@ from integration.conformance.actions import (
     stage_of,
     start,
     started,
-)  # fmt: skip
+)
 from integration.conformance.blobs import SHA256, fresh, key
 from integration.conformance.case import Phase, behaviour
 from integration.conformance.client import Client
@@ -34,6 +33,7 @@ from integration.conformance.expect import (
     expect_in,
     fail,
 )  # fmt: skip
+from integration.conformance.inputs import Inputs  # fmt: skip
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
 KEEPALIVE_SECONDS = 60.0
