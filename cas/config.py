@@ -60,6 +60,9 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Bound of all blobs. Without it, 20 GiB but at most half of the room that the disk has for the store (1 GiB for kind
     "memory"): a cache that fills a developer's disk unasked is switched off for good."""
 
+    max_blob_bytes: int = 0
+    """The largest blob that clients may write (REAPI CacheCapabilities.max_cas_blob_size_bytes). 0: any that fits."""
+
     sync_seconds: float = SYNC_SECONDS
     """Seconds between syncs of the file system while blobs arrive. What was written since is dropped after a crash of the
     whole machine; a crash of the server alone loses nothing."""
@@ -73,6 +76,8 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     def __post_init__(self) -> None:
         if self.max_bytes is not None and self.max_bytes < 1:
             raise ValueError(f"max_bytes is {self.max_bytes}; expected at least 1")
+        if self.max_blob_bytes < 0:
+            raise ValueError(f"max_blob_bytes is {self.max_blob_bytes}; expected 0 or more")
         if self.action_cache_max_bytes < 1:
             raise ValueError(f"action_cache_max_bytes is {self.action_cache_max_bytes}; expected at least 1")
         if not 0 < self.sync_seconds <= 86400:

@@ -134,10 +134,17 @@ async def running(config: Config) -> AsyncIterator[Running]:
         admission = Admission(config.scheduler, inputs, clock)
         execution = ExecutionService(instances, broker, admission, config.scheduler, observer=telemetry)
         operations = OperationsService(instances, broker, config.scheduler, clock)
-        server.add(re_pb2, "Capabilities", Capabilities(instances, lambda _context: _execution_capabilities()))
-        server.add(re_pb2, "ContentAddressableStorage", ContentAddressableStorage(instances))
+        max_blob_bytes = config.store.max_blob_bytes
+        server.add(
+            re_pb2, "Capabilities", Capabilities(instances, lambda _context: _execution_capabilities(), max_blob_bytes)
+        )
+        server.add(re_pb2, "ContentAddressableStorage", ContentAddressableStorage(instances, max_blob_bytes))
         server.add(re_pb2, "ActionCache", ActionCacheService(instances))
-        server.add(bytestream_pb2, "ByteStream", ByteStream(instances, uploads, others=[LogStreams(instances, broker)]))
+        server.add(
+            bytestream_pb2,
+            "ByteStream",
+            ByteStream(instances, uploads, max_blob_bytes, others=[LogStreams(instances, broker)]),
+        )
         server.add(re_pb2, "Execution", execution)
         server.add(operations_proto_pb2, "Operations", operations)
         server.add(worker_pb2, "Workers", WorkersService(broker))

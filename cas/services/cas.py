@@ -15,7 +15,7 @@ from google.rpc import status_pb2
 
 from cas.compression import Compressor, compress, compressor_of_value, decompress
 from cas.context import RequestContext
-from cas.digest import Digest, function_for, parse_digests
+from cas.digest import MAX_SIZE_BYTES, Digest, function_for, parse_digests
 from cas.errors import BlobNotFound, Code, DigestMismatch, MalformedRequest, StatusError
 from cas.instances import Instances
 from cas.services.chunks import Chunks
@@ -68,8 +68,9 @@ class ContentAddressableStorage:
     """build.bazel.remote.execution.v2.ContentAddressableStorage."""
 
     def __init__(self, instances: Instances, max_blob_bytes: int = 0) -> None:
-        """`max_blob_bytes` is the largest blob that may be spliced, 0 for any size."""
+        """`max_blob_bytes` is the largest blob that may be written or spliced, 0 for any size."""
         self._instances = instances
+        self._max_blob_bytes = max_blob_bytes or MAX_SIZE_BYTES
         chunks = Chunks(instances, max_blob_bytes)
         self.SplitBlob = chunks.SplitBlob
         self.SpliceBlob = chunks.SpliceBlob
@@ -117,9 +118,9 @@ class ContentAddressableStorage:
                 f"the compressed blobs of the batch have {inflated_bytes} bytes; {MAX_INFLATED_BATCH_BYTES} is the most"
             )
         if inflated_bytes <= IN_PLACE_BYTES:
-            blobs, failed = _unpacked(entries, digests)
+            blobs, failed = _unpacked(entries, digests, self._max_blob_bytes)
         else:
-            blobs, failed = await asyncio.to_thread(_unpacked, entries, digests)
+            blobs, failed = await asyncio.to_thread(_unpacked, entries, digests, self._max_blob_bytes)
         failures = await store.write_many(list(blobs.items())) if blobs else {}
         response = re_pb2.BatchUpdateBlobsResponse()
         for place, (entry, digest) in enumerate(zip(entries, digests, strict=True)):
@@ -196,13 +197,15 @@ def _check_batch(blobs: int, sizes_bytes: Iterable[int]) -> None:
 
 
 def _unpacked(
-    entries: Sequence[re_pb2.BatchUpdateBlobsRequest.Request], digests: Sequence[Digest]
+    entries: Sequence[re_pb2.BatchUpdateBlobsRequest.Request], digests: Sequence[Digest], max_blob_bytes: int
 ) -> tuple[dict[Digest, bytes], dict[int, StatusError]]:
     """The blobs of a batch, decompressed, and what is wrong with the others by their place in it."""
     blobs: dict[Digest, bytes] = {}
     failed: dict[int, StatusError] = {}
     for place, (entry, digest) in enumerate(zip(entries, digests, strict=True)):
         try:
+            if digest.size_bytes > max_blob_bytes:
+                raise MalformedRequest(f"blob {digest} is too large; {max_blob_bytes} bytes is the most")
             data = entry.data
             if entry.compressor:
                 data = decompress(data, compressor_of_value(entry.compressor), digest.size_bytes)

@@ -131,3 +131,16 @@ async def fetch(url: str) -> str:
         return text
 
     return await asyncio.to_thread(get)
+
+
+async def test_the_largest_blob_is_advertised_and_kept_to(tmp_path: Path) -> None:
+    limited = parse(
+        f'state_dir = "{tmp_path}"\nslots = 0\n[server]\nlisten = ["127.0.0.1:0"]\n[store]\nmax_blob_bytes = 100'
+    )
+    small, large = b"s" * 100, b"l" * 101
+    async with running(limited) as server, aio.insecure_channel(server.addresses[0]) as channel:
+        answer = await capabilities(server.addresses[0])
+        store = RemoteStore(channel)
+        failures = await store.write_many([(Digest.of(small), small), (Digest.of(large), large)])
+    assert answer.cache_capabilities.max_cas_blob_size_bytes == 100
+    assert set(failures) == {Digest.of(large)}
