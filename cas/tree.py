@@ -33,8 +33,9 @@ MAX_DEPTH: Final = 1_000
 MAX_ENTRIES: Final = 1_000_000
 """Files, directories and symlinks of one laid-out tree, those reached by several paths counted each time."""
 
-MAX_DIRECTORY_BYTES: Final = 32 << 20
-"""One encoded Directory; about 300,000 files."""
+MAX_DIRECTORY_BYTES: Final = 8 << 20
+"""One encoded Directory; about 80,000 files. Parsed it may take 60 times as much: a file without name and digest is encoded
+in two bytes."""
 
 MAX_TREE_BYTES: Final = 256 << 20
 """All different Directory messages of one tree together, encoded."""

@@ -35,6 +35,9 @@ _Progress = worker_pb2.Progress
 _RUN = frozenset({_Progress.RUNNING, _Progress.COLLECTING, _Progress.UPLOADING})
 """Phases in which the command runs or has run."""
 
+MAX_PARTIAL_METADATA_BYTES = 64 << 10
+"""What a worker may say of a run that has not ended: it goes to every client that waits, in every Operation."""
+
 
 class WorkersService:
     """rexec.worker.v1.Workers."""
@@ -107,6 +110,10 @@ class WorkersService:
             case "progress":
                 progress = message.progress
                 detail = progress.partial_metadata if progress.HasField("partial_metadata") else None
+                if detail is not None and detail.ByteSize() > MAX_PARTIAL_METADATA_BYTES:
+                    raise MalformedRequest(
+                        f"progress with {detail.ByteSize()} bytes of metadata, expected at most {MAX_PARTIAL_METADATA_BYTES}"
+                    )
                 running = progress.phase in _RUN
                 self._broker.hear(e.Progress(worker_id, progress.lease_id, progress.epoch, running, detail))
             case "finished":

@@ -9,6 +9,7 @@ import pytest
 from cas.errors import Code, MalformedRequest, Unavailable
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.rexec.worker.v1 import worker_pb2
+from rexec.scheduler.workers import MAX_PARTIAL_METADATA_BYTES
 from tests.scheduler.world import GUARD_SECONDS, FakeWorker, World, stage_of
 
 Property = re_pb2.Platform.Property
@@ -207,6 +208,15 @@ class TestLying:
         liar.running(lease)
         with pytest.raises(MalformedRequest, match="belongs to another worker"):
             await liar.hear("revoke")
+
+    async def test_progress_that_would_swamp_every_client_ends_the_stream(self, world: World) -> None:
+        worker, lease = await self.running(world)
+        swamp = re_pb2.ExecutedActionMetadata(worker="w" * (MAX_PARTIAL_METADATA_BYTES + 1))
+        worker.say(
+            progress=worker_pb2.Progress(lease_id=lease.lease_id, epoch=lease.epoch, partial_metadata=swamp)
+        )  # fmt: skip
+        with pytest.raises(MalformedRequest, match="expected at most 65536"):
+            await worker.hear("revoke")
 
     async def test_a_lease_that_never_was_is_acknowledged_and_forgotten(self, world: World) -> None:
         worker = await world.worker()
