@@ -43,7 +43,7 @@ class DirectoryUnusable(Exception):
 def store_full(digest: Digest, reason: OSError) -> StatusError | None:
     """The StoreFull that `reason` means, None if the write failed for something else than room."""
     if reason.errno in _NO_ROOM:
-        return StoreFull(f"no room on the disk for blob {digest}: {os.strerror(reason.errno)}")
+        return StoreFull(f"no room on the server's disk for blob {digest}: {os.strerror(reason.errno)}")
     return None
 
 

@@ -77,14 +77,18 @@ class Ledger:
     def require_room(self, digest: Digest) -> None:
         """Raises StoreFull if `digest` could not be held even alone."""
         if self.charge(digest.size_bytes) > self.max_bytes:
-            raise StoreFull(f"blob {digest} can never fit: the store holds at most {self.max_bytes} bytes")
+            raise StoreFull(
+                f"blob {digest} can never fit: the store holds at most {self.max_bytes} bytes "
+                "([store] max_bytes of the server)"
+            )
 
     def reserve(self, amount_bytes: int) -> list[Digest]:
         """Set `amount_bytes` of room aside. Returns the blobs that are forgotten for it, oldest first; their bytes must go
         before others are written. Raises StoreFull, and forgets nothing, if the writes under way leave too little."""
         if self.reserved_bytes + amount_bytes > self.max_bytes:
             raise StoreFull(
-                f"no room for {amount_bytes} bytes: writes under way hold {self.reserved_bytes} of {self.max_bytes} bytes"
+                f"no room for {amount_bytes} bytes: writes under way hold {self.reserved_bytes} of {self.max_bytes} bytes "
+                "([store] max_bytes of the server)"
             )
         self.reserved_bytes += amount_bytes
         return self.evict()

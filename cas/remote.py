@@ -15,6 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 
 from cas.digest import Digest
@@ -200,7 +202,7 @@ class RemoteStore:
                 await call.done_writing()
             response: bytestream_pb2.WriteResponse = await call
         except aio.AioRpcError as error:
-            raise _refused(_converted(error)) from error
+            raise _busy(error) or _refused(_converted(error)) from error
         finally:
             call.cancel()
         if response.committed_size not in (digest.size_bytes, -1):
@@ -303,6 +305,19 @@ async def _sent(call: WriteCall, message: bytestream_pb2.WriteRequest) -> bool:
 def _refused(failure: StatusError) -> StatusError:
     """Why a blob was not taken, in a store's terms."""
     return StoreFull(str(failure)) if failure.code is Code.RESOURCE_EXHAUSTED else failure
+
+
+def _busy(error: aio.AioRpcError) -> Unavailable | None:
+    """What a server that is full of calls or uploads says with RetryInfo: its store may have room."""
+    if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return None
+    details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
+    try:
+        status = status_pb2.Status.FromString(details if isinstance(details, bytes) else b"")
+    except DecodeError:
+        return None
+    waits = any(detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in status.details)
+    return Unavailable(error.details() or "the server is busy") if waits else None
 
 
 async def _pieces(data: bytes) -> AsyncIterator[bytes]:

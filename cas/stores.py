@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from cas.action_cache import ActionCache, Complete, MemoryActionCache
 from cas.action_cache_disk import DiskActionCache
 from cas.compose import Verified
@@ -15,7 +17,12 @@ from cas.disk import DiskStore
 from cas.memory import MemoryStore
 from cas.store import BlobStore
 
+log = structlog.get_logger()
+
 MEMORY_DEFAULT_MAX_BYTES = 1 << 30
+
+SMALL_STORE_BYTES = 1 << 30
+"""Below this, a build of ordinary size cannot keep what it makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,7 @@ async def open_stores(settings: StoreSettings) -> AsyncIterator[Stores]:
     """The stores of `settings`, closed at the end. Raises DirectoryUnusable if they cannot be opened."""
     if settings.kind == "memory":
         memory = MemoryStore(settings.max_bytes or MEMORY_DEFAULT_MAX_BYTES)
+        _tell_if_small(memory.max_bytes)
         blobs = Verified(memory)
         results = MemoryActionCache(settings.action_cache_max_entries)
         yield Stores(blobs, Complete(results, blobs), lambda: memory.used_bytes)
@@ -54,5 +62,13 @@ async def open_stores(settings: StoreSettings) -> AsyncIterator[Stores]:
             checkpoint_seconds=settings.sync_seconds,
         ) as disk_results,
     ):
+        _tell_if_small(disk.max_bytes)
         blobs = Verified(disk)
         yield Stores(blobs, Complete(disk_results, blobs), lambda: disk.used_bytes)
+
+
+def _tell_if_small(max_bytes: int) -> None:
+    if max_bytes < SMALL_STORE_BYTES:
+        log.warning(
+            "the store is small: files larger than it cannot be kept, see [store] max_bytes", max_bytes=max_bytes
+        )

@@ -119,6 +119,7 @@ class Finished:
     epoch: int
     failure: Failure
     outcome: Outcome = field(default_factory=Outcome)
+    """For a failure: how the task ends if this was its last attempt; empty for the usual end, that workers were lost."""
     evidence: str = ""
     """For a failure: what happened, for a person."""
 

@@ -324,15 +324,18 @@ class Queue:
         self.fleet.update(worker)
         self._roomy.append(worker)
 
-    def _retry(self, lease: Lease, reason: str, now: float, *, counted: bool, avoid: bool) -> None:
-        """The lease came to nothing; its task waits again, or has used up its attempts."""
+    def _retry(
+        self, lease: Lease, reason: str, now: float, *, counted: bool, avoid: bool, last: Outcome | None = None
+    ) -> None:
+        """The lease came to nothing; its task waits again, or has used up its attempts and ends with `last`, if given."""
         task, name = lease.task, lease.worker.name
         self._drop(lease)
         if counted:
             task.losses.append(f"{name} ({reason})")
         if len(task.losses) >= self._settings.max_attempts:
             workers = ", ".join(task.losses)
-            self._end(task, Outcome(WorkerLost(f"gave up after {len(task.losses)} attempts: {workers}")), now)
+            lost = Outcome(WorkerLost(f"gave up after {len(task.losses)} attempts: {workers}"))
+            self._end(task, lost if last is None else last, now)
             return
         if avoid:
             task.excluded |= {name}
@@ -455,7 +458,8 @@ class Queue:
             self._end(task, event.outcome, now)
         else:
             reason = event.evidence or event.failure.value
-            self._retry(lease, reason, now, counted=event.failure is Failure.INFRASTRUCTURE, avoid=True)
+            last = None if event.outcome == Outcome() else event.outcome
+            self._retry(lease, reason, now, counted=event.failure is Failure.INFRASTRUCTURE, avoid=True, last=last)
 
     # Time
 

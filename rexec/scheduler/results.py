@@ -30,6 +30,9 @@ MAX_RESPONSE_BYTES = 3 << 20
 """What a worker makes of one action, about 20,000 outputs. With what is inlined it still fits the 4 MiB that every client
 receives."""
 
+MAX_LAST_WORDS_BYTES = 64 << 10
+"""Of each stream of a command whose result could not be kept."""
+
 _FAILURES = {
     worker_pb2.Finished.INFRASTRUCTURE: Failure.INFRASTRUCTURE,
     worker_pb2.Finished.BACK_PRESSURE: Failure.BACK_PRESSURE,
@@ -48,7 +51,8 @@ class Results:
     async def settle(self, candidate: Candidate, report: worker_pb2.Finished, worker_name: str) -> Settled:
         evidence = report.status.message or report.message
         if report.failure != worker_pb2.Finished.NONE:
-            return Settled(_FAILURES.get(report.failure, Failure.INFRASTRUCTURE), Outcome(), evidence[:1000])
+            failure = _FAILURES.get(report.failure, Failure.INFRASTRUCTURE)
+            return Settled(failure, self._last_words(candidate, report, worker_name), evidence[:1000])
         if not 0 <= report.status.code <= max(Code):
             return _broken(f"reported status {report.status.code}, which does not exist")
         if report.status.code == Code.OK and not report.HasField("action_result"):
@@ -69,20 +73,39 @@ class Results:
             response.status.CopyFrom(status_pb2.Status())
         if response.ByteSize() > MAX_RESPONSE_BYTES:
             size_bytes = response.ByteSize()
-            failure = FailedPrecondition(f"the result takes {size_bytes} bytes, expected at most {MAX_RESPONSE_BYTES}")
-            return Settled(Failure.NONE, Outcome(error=failure))
+            large = FailedPrecondition(f"the result takes {size_bytes} bytes, expected at most {MAX_RESPONSE_BYTES}")
+            return Settled(Failure.NONE, Outcome(error=large))
         instance = self._instances.of(candidate.instance_name)
         try:
             missing = await missing_of(response.result, instance.store, candidate.action_digest.function)
-        except StatusError as failure:
-            return _broken(f"the result cannot be checked: {failure}")
+        except StatusError as reason:
+            return _broken(f"the result cannot be checked: {reason}")
         if missing:
-            return _broken(
-                f"reported {len(missing)} outputs that are not in the store, such as {min(map(str, missing))}"
+            text = f"reported {len(missing)} outputs that are not in the store, such as {min(map(str, missing))}"
+            # So it is at every attempt if the outputs are more than the store holds: a client must not go on with that.
+            last = FailedPrecondition(
+                f"the worker {text}; they may be larger together than [store] max_bytes of the server"
             )
+            return Settled(Failure.INFRASTRUCTURE, Outcome(error=last), text)
         if report.status.code == Code.OK and response.result.exit_code == 0 and not candidate.do_not_cache:
             await self._cache(instance, candidate, response.result)
         return Settled(Failure.NONE, Outcome(response=response, size_bytes=response.ByteSize()))
+
+    def _last_words(self, candidate: Candidate, report: worker_pb2.Finished, worker_name: str) -> Outcome:
+        """What the clients are told if this failure was the last attempt: empty unless the worker knows that nobody should
+        try again, as with a full disk. Nothing of it is in the store."""
+        if report.status.code != Code.FAILED_PRECONDITION:
+            return Outcome()
+        # No details: they could make a client go on for ever.
+        status = status_pb2.Status(code=int(Code.FAILED_PRECONDITION), message=report.status.message[:2000])
+        response = re_pb2.ExecuteResponse(status=status, message=report.message[:2000])
+        if report.HasField("action_result"):
+            said = report.action_result
+            response.result.exit_code = said.exit_code
+            response.result.stdout_raw = said.stdout_raw[-MAX_LAST_WORDS_BYTES:]
+            response.result.stderr_raw = said.stderr_raw[-MAX_LAST_WORDS_BYTES:]
+            self._complete_metadata(response.result, candidate, worker_name)
+        return Outcome(response=response)
 
     def _complete_metadata(self, result: re_pb2.ActionResult, candidate: Candidate, worker_name: str) -> None:
         """Fill in what the worker left out of ExecutedActionMetadata. Buck2 refuses a result without it."""

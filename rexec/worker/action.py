@@ -3,14 +3,16 @@
 The slot is held while the command runs and no longer: the inputs of the next action are fetched and laid out beside it, and
 outputs are uploaded after it has been given back.
 
-Three kinds of failure (worker.proto, Finished.Failure): what is wrong with the action itself is told to its clients; what
-went wrong here is retried on another worker; and a disk without room is retried without counting.
+Two kinds of failure (worker.proto, Finished.Failure): what is wrong with the action itself is told to its clients, and so
+is a store without room for its outputs, because every worker has the same store; what went wrong here, such as a full disk,
+is retried on another worker.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -40,14 +42,14 @@ from rexec.worker.files import FileCache, Hold, InputsTooLarge
 from rexec.worker.inputs import Inputs, changed, inputs_of, lay_out, working_directory
 from rexec.worker.live_log import LeaseLog
 from rexec.worker.oom import OomWatch
-from rexec.worker.outputs import Outputs, collect
+from rexec.worker.outputs import Outputs, collect, shown
 from rexec.worker.processes import Unkillable
 from rexec.worker.properties import require_known_names
 from rexec.worker.runner import Exit, Runner, to_the_end
 from rexec.worker.settings import WorkerSettings
 from rexec.worker.stream_digest import digest_of_stream
 from rexec.worker.streams import CapturedStream
-from rexec.worker.upload import Source, upload
+from rexec.worker.upload import FULL_STORE_PAUSES_SECONDS, NotKept, Source, upload
 from rexec.worker.workspace import Room, Workspace
 
 _log = structlog.get_logger()
@@ -62,9 +64,16 @@ _LEAST_FREE_BYTES = 16 << 20
 
 _MAX_REWRITERS = 10_000
 
+_EVIDENCE_BYTES = 64 << 10
+"""How much of the end of each stream is shown beside a failure; it is not uploaded, because there may be no room for it."""
+
 
 class WorkerFault(Exception):
     """Not the action's fault; it is to be retried on another worker. The text is the evidence."""
+
+
+class DiskFull(WorkerFault):
+    """The worker's disk is full. If it is so on every worker that is tried, no client should try again for ever."""
 
 
 @dataclass(slots=True)
@@ -85,6 +94,7 @@ class ActionContext:
     oom: OomWatch = field(default_factory=OomWatch)
     rewriters: set[str] = field(default_factory=set)
     """Hashes of actions in whose company inputs were changed: they get copies when they come again."""
+    full_store_pauses_seconds: tuple[float, ...] = FULL_STORE_PAUSES_SECONDS
 
     def note_rewriter(self, action_hash: str) -> None:
         """Give the action files of its own from now on."""
@@ -116,14 +126,15 @@ class LeasedAction:
             finished.status.CopyFrom(failure.to_proto())
         except WorkerFault as failure:
             _log.warning("lease failed here", lease=self._lease.lease_id, failure=str(failure))
-            _fail(finished, worker_pb2.Finished.INFRASTRUCTURE, str(failure))
+            _fail(finished, failure)
         except OSError as failure:
             # Only what the worker itself did: faults of outputs and commands are StatusErrors by now.
             if failure.errno in _DISK_FULL:
-                _fail(finished, worker_pb2.Finished.BACK_PRESSURE, f"the worker's disk is full: {failure}")
+                _log.warning("the disk is full", lease=self._lease.lease_id, failure=str(failure))
+                _fail(finished, DiskFull(f"the worker's disk is full: {failure.strerror}"))
             else:
                 _log.exception("lease failed here", lease=self._lease.lease_id)
-                _fail(finished, worker_pb2.Finished.INFRASTRUCTURE, f"the worker failed: {failure}")
+                _fail(finished, WorkerFault(f"the worker failed: {failure}"))
         return finished
 
     async def _run(self, finished: worker_pb2.Finished) -> None:
@@ -196,7 +207,9 @@ class LeasedAction:
             self._begin(worker_pb2.Progress.RUNNING, self._metadata.execution_start_timestamp)
             try:
                 ended = await context.runner.run(started, room.path, stdout, stderr, timeout_seconds)
-            except BaseException:
+            except BaseException as failure:
+                if isinstance(failure, OSError):
+                    finished.action_result.CopyFrom(_evidence(stdout, stderr))
                 # A command that is cancelled has run as well.
                 hold.forget(await to_the_end(asyncio.to_thread(changed, inputs, context.files.files)))
                 raise
@@ -227,7 +240,11 @@ class LeasedAction:
             raise WorkerFault(
                 f"{spoilt_files} input files were changed by this action or another that was using them too"
             )
-        self._require_own_fault(ended)
+        try:
+            self._require_own_fault(ended)
+        except DiskFull:
+            finished.action_result.CopyFrom(_evidence(stdout, stderr, ended.exit_code))
+            raise
         self._begin(worker_pb2.Progress.UPLOADING, self._metadata.output_upload_start_timestamp)
         result = outputs.result if isinstance(outputs, Outputs) else re_pb2.ActionResult()
         result.exit_code = ended.exit_code
@@ -240,7 +257,15 @@ class LeasedAction:
             sources.update((file.digest, file.path) for file in outputs.files.values())
             sources.update(outputs.messages)
         try:
-            await upload(sources, store)
+            await upload(sources, store, context.full_store_pauses_seconds)
+        except NotKept as refusal:
+            name = _name_of(refusal.digest, result, outputs, room.root)
+            _log.info("the store has no room for an output", lease=lease.lease_id, output=name, reason=str(refusal))
+            finished.action_result.CopyFrom(_evidence(stdout, stderr, ended.exit_code))
+            finished.action_result.execution_metadata.CopyFrom(self._metadata)
+            finished.message = f"{name} of {refusal.digest.size_bytes} bytes cannot be kept: {refusal}"
+            finished.status.CopyFrom(FailedPrecondition(finished.message).to_proto())
+            return
         except StatusError as failure:
             raise WorkerFault(f"cannot upload outputs: {failure}") from failure
         self._stamp(self._metadata.output_upload_completed_timestamp)
@@ -278,7 +303,7 @@ class LeasedAction:
                 f"largest process {ended.peak_rss_bytes >> 20} MiB)"
             )
         if self._context.workspace.free_bytes() < _LEAST_FREE_BYTES:
-            raise WorkerFault(f"the worker's disk was full when the command ended with {ended.exit_code}")
+            raise DiskFull(f"the worker's disk was full when the command ended with {ended.exit_code}")
 
     def _begin(self, phase: worker_pb2.Progress.Phase, timestamp: timestamp_pb2.Timestamp | None = None) -> None:
         if timestamp is not None:
@@ -289,10 +314,30 @@ class LeasedAction:
         timestamp.FromNanoseconds(self._context.wall_clock_ns())
 
 
-def _fail(finished: worker_pb2.Finished, failure: worker_pb2.Finished.Failure, text: str) -> None:
-    finished.failure = failure
-    finished.message = text
-    finished.status.CopyFrom(Unavailable(text).to_proto())
+def _fail(finished: worker_pb2.Finished, fault: WorkerFault) -> None:
+    """The status is for the clients, should this have been the last attempt."""
+    finished.failure = worker_pb2.Finished.INFRASTRUCTURE
+    finished.message = str(fault)
+    last = FailedPrecondition if isinstance(fault, DiskFull) else Unavailable
+    finished.status.CopyFrom(last(str(fault)).to_proto())
+
+
+def _evidence(stdout: CapturedStream, stderr: CapturedStream, exit_code: int = 0) -> re_pb2.ActionResult:
+    """What a command whose result cannot be kept has printed last."""
+    ends = [stream.read_at(max(0, stream.size_bytes - _EVIDENCE_BYTES), _EVIDENCE_BYTES) for stream in (stdout, stderr)]
+    return re_pb2.ActionResult(exit_code=exit_code, stdout_raw=ends[0], stderr_raw=ends[1])
+
+
+def _name_of(digest: Digest, result: re_pb2.ActionResult, outputs: object, root: str) -> str:
+    """What the blob is to the person who reads the message."""
+    if isinstance(outputs, Outputs):
+        for path, file in outputs.files.items():
+            if file.digest == digest:
+                return f"output {shown(os.path.relpath(path, root))}"
+    for name, stream in (("standard output", result.stdout_digest), ("standard error", result.stderr_digest)):
+        if stream.hash == digest.hash:
+            return f"the {name}"
+    return "the list of an output directory"
 
 
 def _message(ended: Exit, stdout: CapturedStream, stderr: CapturedStream) -> str:

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import structlog
 
+from cas.errors import Code
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.worker.action import ActionContext, LeasedAction
@@ -234,6 +235,8 @@ class Agent:
             self._leases.remove(held)
         else:
             self._send(worker_pb2.FromWorker(finished=finished))
+        if finished.failure != worker_pb2.Finished.NONE and finished.status.code == Code.FAILED_PRECONDITION:
+            self._paused = True  # until the next heartbeat: the disk is full, and would be for the next lease
         if finished.failure == worker_pb2.Finished.BACK_PRESSURE:
             self._paused = True  # until the next heartbeat: the same lease would come straight back
         self._grant()

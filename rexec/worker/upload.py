@@ -11,16 +11,44 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from cas.digest import Digest
-from cas.errors import Unavailable
+from cas.errors import StatusError, StoreFull, Unavailable
 from cas.store import CHUNK_BYTES, SMALL_BLOB_BYTES, BlobStore
 from rexec.worker.fetch import CALLS_IN_FLIGHT, batches
 
 Source = bytes | str
 """The bytes themselves, or the path of a file that holds them and does not change."""
 
+FULL_STORE_PAUSES_SECONDS = (0.5, 2.0)
+"""Before an upload is tried again that found the store full. Writes that were under way may have ended meanwhile; a blob
+that is larger than the store, or a full disk below it, stays what it is, on every worker."""
 
-async def upload(sources: Mapping[Digest, Source], store: BlobStore) -> None:
-    """Have every blob in the store. Raises what the store raises, first failure first; OSError if a file cannot be read."""
+
+class NotKept(Exception):
+    """The store has no room for a blob, and will have none for it later."""
+
+    def __init__(self, digest: Digest, failure: StoreFull) -> None:
+        super().__init__(str(failure))
+        self.digest = digest
+
+
+async def upload(
+    sources: Mapping[Digest, Source],
+    store: BlobStore,
+    pauses_seconds: Sequence[float] = FULL_STORE_PAUSES_SECONDS,
+) -> None:
+    """Have every blob in the store; tries again after each of `pauses_seconds` while the store is full.
+
+    Raises NotKept, and what else the store raises, first failure first; OSError if a file cannot be read.
+    """
+    for pause_seconds in pauses_seconds:
+        try:
+            return await _upload(sources, store)
+        except NotKept:
+            await asyncio.sleep(pause_seconds)
+    return await _upload(sources, store)
+
+
+async def _upload(sources: Mapping[Digest, Source], store: BlobStore) -> None:
     missing = await store.find_missing([digest for digest in sources if digest.size_bytes]) if sources else set()
     if not missing:
         return
@@ -33,12 +61,15 @@ async def upload(sources: Mapping[Digest, Source], store: BlobStore) -> None:
             else:
                 blobs = _read_all(batch, sources)
             failures = await store.write_many(blobs)
-        for failure in failures.values():
-            raise failure
+        for digest, failure in failures.items():
+            raise _refused(digest, failure)
 
     async def large(digest: Digest) -> None:
         async with in_flight:
-            await store.put(digest, _chunks(sources[digest]))
+            try:
+                await store.put(digest, _chunks(sources[digest]))
+            except StoreFull as failure:
+                raise _refused(digest, failure) from failure
 
     ordered = [digest for digest in sources if digest in missing]
     try:
@@ -50,6 +81,10 @@ async def upload(sources: Mapping[Digest, Source], store: BlobStore) -> None:
                     group.create_task(large(digest))
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
+
+
+def _refused(digest: Digest, failure: StatusError) -> Exception:
+    return NotKept(digest, failure) if isinstance(failure, StoreFull) else failure
 
 
 def _read_all(batch: Sequence[Digest], sources: Mapping[Digest, Source]) -> list[tuple[Digest, bytes]]:

@@ -77,7 +77,7 @@ async def test_a_tree_that_a_client_would_write_elsewhere_is_no_output(world: Wo
     result = re_pb2.ActionResult()
     result.output_directories.add(path="out", tree_digest=digest.to_proto())
     response = await settled(world, result)
-    assert response.status.code == Code.UNAVAILABLE
+    assert response.status.code == Code.FAILED_PRECONDITION
     assert not response.HasField("result")
 
 
@@ -96,3 +96,39 @@ async def test_a_result_that_no_client_could_receive_is_a_failure_that_says_so(
     assert response.status.code == Code.FAILED_PRECONDITION
     assert "bytes, expected at most" in response.status.message
     assert response.ByteSize() < 1000
+
+
+async def test_a_disk_that_is_full_everywhere_ends_the_action_with_what_the_command_said(world: World) -> None:
+    """UNAVAILABLE and RetryInfo would bring the client back for as long as the disks are full."""
+    stream = world.execute(await world.action())
+    await stream.next()
+    for attempt in range(world.settings.max_attempts):
+        worker = await world.worker(f"w{attempt}")
+        lease = await worker.lease()
+        report = worker_pb2.Finished(
+            lease_id=lease.lease_id, epoch=lease.epoch, failure=worker_pb2.Finished.INFRASTRUCTURE, message="disk full"
+        )
+        report.status.code, report.status.message = Code.FAILED_PRECONDITION, "disk full"
+        report.status.details.add(type_url="type.googleapis.com/google.rpc.RetryInfo")
+        report.action_result.exit_code, report.action_result.stderr_raw = 1, b"no space left"
+        report.action_result.output_files.add(path="out", digest=DIGEST)
+        worker.say(finished=report)
+        await worker.hear("acknowledged")
+    operation = await stream.next()
+    while not operation.done:
+        operation = await stream.next()
+    response = re_pb2.ExecuteResponse()
+    assert operation.response.Unpack(response)
+    assert (response.status.code, response.status.message) == (Code.FAILED_PRECONDITION, "disk full")
+    assert not response.status.details
+    assert (response.result.exit_code, response.result.stderr_raw) == (1, b"no space left")
+    assert not response.result.output_files
+
+
+async def test_outputs_that_never_are_in_the_store_end_the_action_for_good(world: World) -> None:
+    result = re_pb2.ActionResult()
+    result.output_files.add(path="out", digest=Digest.of(b"pushed out by the other outputs").to_proto())
+    response = await settled(world, result, output_paths=["out"])
+    assert response.status.code == Code.FAILED_PRECONDITION
+    assert not response.status.details
+    assert "[store] max_bytes" in response.status.message

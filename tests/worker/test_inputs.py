@@ -265,7 +265,10 @@ async def test_a_full_disk_is_no_fault_of_the_action(worker: Worker, monkeypatch
 
     monkeypatch.setattr("rexec.worker.inputs.os.mkdir", full)
     finished = await worker.run("/bin/true", inputs={"d": {}})
-    assert finished.failure == worker_pb2.Finished.BACK_PRESSURE
+    assert finished.failure == worker_pb2.Finished.INFRASTRUCTURE
+    # Should it be so on every worker that is tried, then no client comes back for more.
+    assert finished.status.code == Code.FAILED_PRECONDITION
+    assert "disk is full" in finished.status.message
 
 
 async def test_a_wrong_directory_from_the_store_is_the_workers_trouble(worker: Worker) -> None:
