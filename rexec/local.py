@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,10 +28,15 @@ LEAVE_SECONDS = 15.0
 itself cannot do that, and its actions would run on without anyone."""
 
 
-def worker_command(server: str, slots: int, work_dir: Path, config: Path | None) -> list[str]:
-    """The command line of a local worker. `python -m rexec`, because the console script may not be on PATH."""
+def worker_command(server: str, slots: int, work_dir: Path, config: Path | None, name: str = "") -> list[str]:
+    """The command line of a local worker. `python -m rexec`, because the console script may not be on PATH.
+
+    Without a `name` it gets one that stays the same from process to process: then the scheduler knows at once, by the new
+    session of that name, that the old process and what it ran are gone.
+    """
     command = [sys.executable, "-m", "rexec", "worker", "--server", server, "--slots", str(slots)]
     command += ["--work-dir", str(work_dir), "--parent-pid", str(os.getpid())]
+    command += ["--name", name or f"{socket.gethostname()}-local"]
     return command + (["--config", str(config.absolute())] if config is not None else [])
 
 

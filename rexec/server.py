@@ -230,7 +230,9 @@ def _execution_capabilities() -> re_pb2.ExecutionCapabilities:
 @asynccontextmanager
 async def _local_worker(config: Config, config_file: Path | None, socket: Path) -> AsyncIterator[None]:
     """The local worker, drained at the end of the block."""
-    command = worker_command(f"unix:{socket}", config.local_slots, config.state_path / "worker", config_file)
+    command = worker_command(
+        f"unix:{socket}", config.local_slots, config.state_path / "worker", config_file, config.worker.name
+    )
     worker = LocalWorker(command)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(worker.run(), name="local worker")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,8 +132,13 @@ def test_the_socket_lies_in_the_state_directory_unless_its_path_would_be_too_lon
 
 
 def test_the_worker_gets_the_servers_configuration_file() -> None:
-    command = worker_command("unix:/s", 3, Path("/w"), Path("/etc/rexec.toml"))
+    command = worker_command("unix:/s", 3, Path("/w"), Path("/etc/rexec.toml"), "builder")
     assert command[1:] == [
-        "-m", "rexec", "worker", "--server", "unix:/s", "--slots", "3", "--work-dir", "/w", "--parent-pid", str(os.getpid()),
-        "--config", "/etc/rexec.toml",
+        "-m", "rexec", "worker", "--server", "unix:/s", "--slots", "3", "--work-dir", "/w",
+        "--parent-pid", str(os.getpid()), "--name", "builder", "--config", "/etc/rexec.toml",
     ]  # fmt: skip
+
+
+def test_the_worker_has_the_same_name_in_every_process() -> None:
+    first = worker_command("unix:/s", 3, Path("/w"), None)
+    assert first[first.index("--name") + 1] == f"{socket.gethostname()}-local"
