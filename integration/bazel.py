@@ -1,4 +1,4 @@
-"""Drives Debian's Bazel as a user would: builds, tests, and commands that something happens to half-way.
+"""Drives Bazel as a user would: builds, tests, and commands that something happens to half-way.
 
 One `Bazel` owns one output base and with it one Bazel server (a JVM), which stays between commands and ends with
 `shutdown`; should the test run die first, the server ends by itself after `_IDLE_SECONDS`.
@@ -6,12 +6,12 @@ One `Bazel` owns one output base and with it one Bazel server (a JVM), which sta
 
 import copy
 import os
-import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Self
@@ -25,21 +25,56 @@ COMMAND_DEADLINE_SECONDS = 300.0
 
 _IDLE_SECONDS = 120
 _HEAP = "768m"
-_PROGRAM = "/usr/bin/bazel"
+_CLIENTS = Path(__file__).parent.parent / ".clients"
+_NETTY = _CLIENTS / "netty" / "io" / "netty" / "netty-all" / "4.1.48.Final" / "netty-all-4.1.48.Final.jar"
 
-# What --sandbox_debug of /etc/bazel/bazelrc would leave behind, progress bars and colours are all noise here.
+
+@dataclass(frozen=True, slots=True)
+class Edition:
+    """A Bazel that can be driven."""
+
+    program: Path
+    startup_flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    """Given to each build, test and run command."""
+    needs: tuple[Path, ...] = ()
+    """Files without which it does not do what its name here says."""
+
+    def expect_installed(self) -> None:
+        """Raises AssertionError with the command that installs it."""
+        for path in (self.program, *self.needs):
+            if not path.exists():
+                raise AssertionError(f"{path} is not installed: run `{INSTALL_COMMAND}`")
+
+
+# What --sandbox_debug of /etc/bazel/bazelrc would leave behind is noise here.
+DEBIAN = Edition(Path("/usr/bin/bazel"), flags=("--nosandbox_debug",))
+"""Bazel 4.2.3. It speaks no TLS, because Debian's build leaves ALPN out of the library netty."""
+
+DEBIAN_WITH_TLS = Edition(
+    DEBIAN.program, (f"--host_jvm_args=-Xbootclasspath/a:{_NETTY}",), DEBIAN.flags, needs=(_NETTY,)
+)
+"""The same with the netty that Bazel's authors would have used: classes found there count before those in Bazel."""
+
+BAZEL_2_1 = Edition(
+    _CLIENTS / "bazel-2.1" / "node_modules" / "@bazel" / "bazel-linux_x64" / "bazel-2.1.0-linux-x86_64",
+    # Debian's /etc/bazel/bazelrc has options that this one does not know.
+    ("--nosystem_rc",),
+)
+"""Speaks TLS, but has no option for a client certificate and sends GetCapabilities without --remote_header."""
+
+# Progress bars and colours are noise here.
 _COMMON_FLAGS = (
-    "--nosandbox_debug",
     "--color=no",
     "--curses=no",
     "--show_progress_rate_limit=60",
 )
 
 
-def execution_flags(address: str) -> tuple[str, ...]:
+def execution_flags(address: str, scheme: str = "grpc") -> tuple[str, ...]:
     """Everything runs on the server at `address` (host:port) and nothing falls back to this machine."""
     return (
-        f"--remote_executor=grpc://{address}",
+        f"--remote_executor={scheme}://{address}",
         "--spawn_strategy=remote",
         "--genrule_strategy=remote",
         "--strategy=CppCompile=remote",
@@ -50,9 +85,9 @@ def execution_flags(address: str) -> tuple[str, ...]:
     )
 
 
-def cache_flags(address: str) -> tuple[str, ...]:
+def cache_flags(address: str, scheme: str = "grpc") -> tuple[str, ...]:
     """Everything runs on this machine; results are looked up and stored at the server at `address`."""
-    return (f"--remote_cache=grpc://{address}", "--remote_timeout=60", *local_flags())
+    return (f"--remote_cache={scheme}://{address}", "--remote_timeout=60", *local_flags())
 
 
 def local_flags() -> tuple[str, ...]:
@@ -109,13 +144,13 @@ class Invocation:
 class Bazel:
     """Bazel in one workspace, with an output base and a home directory of its own below `folder`."""
 
-    def __init__(self, workspace: Path, folder: Path, flags: Sequence[str] = ()) -> None:
+    def __init__(self, workspace: Path, folder: Path, flags: Sequence[str] = (), edition: Edition = DEBIAN) -> None:
         """`flags` are given to each build, test and run command, before those of the single command.
 
-        Raises AssertionError with the command to install it when Bazel is not there.
+        Raises AssertionError with the command to install it when that Bazel is not there.
         """
-        if shutil.which(_PROGRAM) is None:
-            raise AssertionError(f"{_PROGRAM} is not installed: run `{INSTALL_COMMAND}`")
+        edition.expect_installed()
+        self._edition = edition
         self.workspace = workspace
         self.flags = tuple(flags)
         self._folder = folder
@@ -151,7 +186,7 @@ class Bazel:
 
     def start(self, verb: str, *targets: str, flags: Sequence[str] = ()) -> Invocation:
         """Begin a command and return at once, for tests that do something in the middle of it."""
-        return self._invoke(verb, *_COMMON_FLAGS, *self.flags, *flags, "--", *targets)
+        return self._invoke(verb, *self._edition.flags, *_COMMON_FLAGS, *self.flags, *flags, "--", *targets)
 
     def clean(self) -> None:
         """Forget every output and local action result; what was loaded and analysed is forgotten too."""
@@ -183,19 +218,24 @@ class Bazel:
 
     def _invoke(self, verb: str, *arguments: str) -> Invocation:
         startup = (
+            *self._edition.startup_flags,
             f"--output_user_root={self._folder / 'root'}",
             f"--output_base={self._output_base}",
             f"--host_jvm_args=-Xmx{_HEAP}",
             f"--max_idle_secs={_IDLE_SECONDS}",
         )
         stem = self._folder / f"command-{next(self._numbers):03d}-{verb}"
-        return Invocation((_PROGRAM, *startup, verb, *arguments), self.workspace, self._environment, stem)
+        return Invocation(
+            (str(self._edition.program), *startup, verb, *arguments), self.workspace, self._environment, stem
+        )
 
 
 @contextmanager
-def running_bazel(workspace: Path, folder: Path, flags: Sequence[str] = ()) -> Iterator[Bazel]:
+def running_bazel(
+    workspace: Path, folder: Path, flags: Sequence[str] = (), edition: Edition = DEBIAN
+) -> Iterator[Bazel]:
     """A Bazel whose server is gone at the end of the block."""
-    bazel = Bazel(workspace, folder, flags)
+    bazel = Bazel(workspace, folder, flags, edition)
     try:
         yield bazel
     finally:

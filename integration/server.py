@@ -20,7 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from integration.process import Process, cpu_seconds, descendants_of, end_by_pid
 from integration.waiting import wait_until
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2
-from protos.methods import methods_of
+from protos.grpc.health.v1 import health_pb2
+from protos.methods import Method, methods_of
 
 READY_SECONDS = 60.0
 _REXEC = (sys.executable, "-m", "rexec")
@@ -63,8 +64,15 @@ class Counts:
 class Server:
     """One `rexec serve` on a free loopback port."""
 
-    def __init__(self, folder: Path, slots: int, extra_flags: Sequence[str] = ()) -> None:
-        """Start it with its state below `folder`. `slots` 0 means without local workers.
+    def __init__(
+        self,
+        folder: Path,
+        slots: int,
+        extra_flags: Sequence[str] = (),
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        """Start it with its state below `folder`. `slots` 0 means without local workers; `credentials` are those with which
+        a client gets through to a server that speaks TLS.
 
         Raises AssertionError with the server's log when it does not get ready.
         """
@@ -84,6 +92,7 @@ class Server:
             *extra_flags,
         )
         self._slots = slots
+        self._credentials = credentials
         self._workers: list[Process] = []
         self._left_behind: set[int] = set()
         self.process = self._start()
@@ -186,7 +195,7 @@ class Server:
         try:
             wait_until(
                 lambda: self._is_ready(process),
-                f"the server on {self.address} to answer GetCapabilities",
+                f"the server on {self.address} to answer",
                 READY_SECONDS,
             )
         except BaseException:
@@ -204,13 +213,17 @@ class Server:
             self.counts()
         except (OSError, urllib.error.URLError):
             return False
+        if self._credentials is not None:
+            return answers_health(self.address, self._credentials)
         return answers_capabilities(self.address)
 
 
 @contextmanager
-def running_server(folder: Path, slots: int, extra_flags: Sequence[str] = ()) -> Iterator[Server]:
+def running_server(
+    folder: Path, slots: int, extra_flags: Sequence[str] = (), credentials: grpc.ChannelCredentials | None = None
+) -> Iterator[Server]:
     """A server that is gone, with all it started, at the end of the block."""
-    server = Server(folder, slots, extra_flags)
+    server = Server(folder, slots, extra_flags, credentials)
     try:
         yield server
     finally:
@@ -221,15 +234,25 @@ def answers_capabilities(address: str) -> bool:
     """Whether a REAPI server at host:port answers GetCapabilities now, for the instance without a name."""
     method = methods_of(remote_execution_pb2, "Capabilities")["GetCapabilities"]
     with grpc.insecure_channel(address) as channel:
-        call = channel.unary_unary(
-            method.path,
-            request_serializer=method.request_type.SerializeToString,
-            response_deserializer=method.response_type.FromString,
-        )
-        try:
-            call(method.request_type(), timeout=5)
-        except grpc.RpcError:
-            return False
+        return _answers(channel, method)
+
+
+def answers_health(address: str, credentials: grpc.ChannelCredentials) -> bool:
+    """Whether a server at host:port answers a health check over TLS now: the one call that asks for no identity."""
+    with grpc.secure_channel(address, credentials) as channel:
+        return _answers(channel, methods_of(health_pb2, "Health")["Check"])
+
+
+def _answers(channel: grpc.Channel, method: Method) -> bool:
+    call = channel.unary_unary(
+        method.path,
+        request_serializer=method.request_type.SerializeToString,
+        response_deserializer=method.response_type.FromString,
+    )
+    try:
+        call(method.request_type(), timeout=5)
+    except grpc.RpcError:
+        return False
     return True
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the real clients that integration/ and bench/ drive: Debian's Bazel with its rules, a C++ compiler, a JDK,
-# rustc, BuildStream with its casd, and moon. Idempotent: says so and ends within a second when everything is there.
+# rustc, BuildStream with its casd, moon, and for TLS Bazel 2.1 and the netty that Debian's Bazel lacks. Idempotent: says so
+# and ends within a second when everything is there.
 # What does not come from apt goes below .clients/ in the checkout. Works as root or through sudo.
 set -euo pipefail
 
@@ -8,6 +9,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 clients="$root/.clients"
 buildstream_version=2.8.1
 moon_version=2.5.5
+bazel_version=2.1.0
+# The release that Debian's Bazel is built against; Debian's own build of it cannot negotiate HTTP/2 over TLS (ALPN).
+netty_version=4.1.48.Final
 packages=(
     bazel-bootstrap bazel-platforms bazel-skylib bazel-rules-java bazel-rules-proto
     g++ openjdk-17-jdk-headless rustc
@@ -96,10 +100,48 @@ install_moon() {
     : >"$place/complete-$moon_version"
 }
 
-# Any npm will do; Debian's comes with 300 packages, so it is installed only where there is none.
+install_bazel() {
+    local place="$clients/bazel-2.1" package="@bazel/bazel-linux_x64"
+    if [ -e "$place/complete-$bazel_version" ]; then
+        say "Bazel $bazel_version: present"
+        return
+    fi
+    [ "$(uname -m)" = x86_64 ] || fail "this Bazel is packaged for x86_64, and this machine is $(uname -m)"
+    say "Bazel $bazel_version: installing below .clients/bazel-2.1"
+    rm -rf "$place"
+    mkdir -p "$place"
+    printf '{"private": true}\n' >"$place/package.json"
+    npm install --prefix "$place" --no-audit --no-fund --loglevel=error "$package@$bazel_version" \
+        || fail "npm could not install $package@$bazel_version"
+    # Asked for its version it would unpack itself and start its server: that it can be run is for the tests to see.
+    [ -x "$place/node_modules/$package/bazel-$bazel_version-linux-x86_64" ] || fail "$package came without its program"
+    : >"$place/complete-$bazel_version"
+}
+
+install_netty() {
+    local place="$clients/netty" jar="io/netty/netty-all/$netty_version/netty-all-$netty_version.jar"
+    if [ -e "$place/complete-$netty_version" ]; then
+        say "netty $netty_version: present"
+        return
+    fi
+    say "netty $netty_version: installing below .clients/netty"
+    rm -rf "$place"
+    mkdir -p "$place"
+    # A repository of its own; mirrors and proxies in the user's settings.xml count all the same.
+    mvn --quiet --batch-mode -Dmaven.repo.local="$place" -Dtransitive=false \
+        -Dartifact="io.netty:netty-all:$netty_version" \
+        org.apache.maven.plugins:maven-dependency-plugin:3.6.1:get || fail "mvn could not get netty-all $netty_version"
+    [ -e "$place/$jar" ] || fail "$place/$jar is not there after mvn ended well"
+    : >"$place/complete-$netty_version"
+}
+
+# Any npm will do; Debian's comes with 300 packages, so it is installed only where there is none. The same with mvn.
 command -v npm >/dev/null || packages+=(npm)
+command -v mvn >/dev/null || packages+=(maven)
 
 install_debian_packages
 install_buildstream
 install_moon
+install_bazel
+install_netty
 say "all clients are installed"
