@@ -21,7 +21,7 @@ from rexec.auth.settings import AuthSettings
 from rexec.connection_settings import ConnectionSettings
 from rexec.scheduler.settings import SchedulerSettings
 from rexec.tls_settings import TlsSettings
-from rexec.worker.settings import WorkerSettings
+from rexec.worker.settings import MAX_SLOTS, WorkerSettings
 
 
 class ConfigError(Exception):
@@ -82,8 +82,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming them."""
-        if self.slots is not None and self.slots < 0:
-            raise ValueError(f"slots is {self.slots}, expected 0 or more")
+        if self.slots is not None and not 0 <= self.slots <= MAX_SLOTS:
+            raise ValueError(f"slots is {self.slots}, expected 0 to {MAX_SLOTS}")
+        if self.local_slots > self.scheduler.max_slots:
+            raise ValueError(
+                f"slots is {self.local_slots}, expected at most scheduler.max_slots, {self.scheduler.max_slots}"
+            )
         if self.auth.certificates and not self.server.tls.client_ca:
             raise ValueError("auth.certificates is set, expected server.tls.client_ca as well")
 

@@ -21,9 +21,10 @@ from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.worker.action import ActionContext, LeasedAction
 from rexec.worker.held_leases import HeldLease, HeldLeases, LeaseKey
-from rexec.worker.link import Dial, Link, LinkBroken
+from rexec.worker.link import Dial, Link, LinkBroken, Refused
 from rexec.worker.live_log import LeaseLog
 from rexec.worker.machine import available_memory_bytes, load, offered_properties
+from rexec.worker.trouble import Trouble
 
 _log = structlog.get_logger()
 
@@ -54,6 +55,7 @@ class Agent:
         self._gone = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._failed_attempts = 0
+        self._trouble = Trouble()
         context.leaving = lambda: bool(self._draining)
 
     @property
@@ -101,8 +103,13 @@ class Agent:
             try:
                 async with self._dial() as link:
                     await self._attached(link)
-            except* LinkBroken as broken:
-                _log.warning("no stream to the scheduler", reason=str(broken.exceptions[0]), held=len(self._leases))
+            except* LinkBroken as group:
+                broken = _first(group)
+                news = self._trouble.news(broken, asyncio.get_running_loop().time())
+                if news:
+                    _log.warning(news, reason=str(broken), held=len(self._leases))
+                if isinstance(broken, Refused):
+                    self._failed_attempts = 30  # the longest pause: nothing changes by asking often
             finally:
                 self._outbox = None
                 for held in self._leases:
@@ -122,6 +129,7 @@ class Agent:
             raise LinkBroken(f"the first message is {first.WhichOneof('message')}, expected welcome")
         welcome = first.welcome
         self._failed_attempts = 0
+        self._trouble.over()
         outbox: asyncio.Queue[worker_pb2.FromWorker] = asyncio.Queue()
         self._outbox = outbox
         self._granted = self._received = 0
@@ -292,6 +300,11 @@ class Agent:
         # Between streams nothing is lost: what matters is told again after the next Hello.
         if self._outbox is not None:
             self._outbox.put_nowait(message)
+
+
+def _first(group: BaseExceptionGroup[LinkBroken]) -> LinkBroken:
+    broken = group.exceptions[0]
+    return _first(broken) if isinstance(broken, BaseExceptionGroup) else broken
 
 
 async def _write(link: Link, outbox: asyncio.Queue[worker_pb2.FromWorker]) -> None:

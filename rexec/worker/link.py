@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Protocol, cast
+from urllib.parse import unquote
 
 import grpc
 from grpc import aio
@@ -19,8 +21,34 @@ if TYPE_CHECKING:  # types-grpcio makes these generic, the library does not
 _ATTACH = methods_of(worker_pb2, "Workers")["Attach"]
 
 
+_REFUSALS = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+
+_CONNECT_FAILED = re.compile(
+    r"(?:ipv4|ipv6|unix):(?P<address>\S+): .*?(?P<reason>[^:()]+)(?: \(\d+\))?$", re.DOTALL
+).search
+"""The end of what gRPC says of a connection that the system refused: an address, some words, the system's reason."""
+
+_NAME_UNKNOWN = re.compile(r"errors resolving (?P<address>\S+): .*?(?P<reason>[^:\[\]]+)\]?$", re.DOTALL).search
+"""The same for a host name that stands for no address."""
+
+
 class LinkBroken(Exception):
     """The stream is over, whoever ended it; the agent opens another."""
+
+
+class NotReached(LinkBroken):
+    """There is no connection to the scheduler; the text names the address and why."""
+
+
+class Refused(LinkBroken):
+    """The scheduler does not want this worker as it is: the same again is hardly going to help."""
 
 
 class Link(Protocol):
@@ -36,7 +64,7 @@ class Link(Protocol):
 
 
 Dial = Callable[[], AbstractAsyncContextManager[Link]]
-"""Opens a stream; leaving the context ends it. May wait until the scheduler can be reached, and raises LinkBroken."""
+"""Opens a stream; leaving the context ends it. Raises LinkBroken, here or when the stream is used first."""
 
 
 def dial_over(channel: aio.Channel, headers: Iterable[tuple[str, str]] = ()) -> Dial:
@@ -49,8 +77,8 @@ def dial_over(channel: aio.Channel, headers: Iterable[tuple[str, str]] = ()) -> 
 
     @asynccontextmanager
     async def dial() -> AsyncIterator[Link]:
-        # wait_for_ready: while the server is away the channel tries to connect by itself, and the call starts when it is back.
-        call = cast("AttachCall", attach(metadata=tuple(headers), wait_for_ready=True))
+        # Without wait_for_ready, which would wait for a server that is away without a word of why it cannot be reached.
+        call = cast("AttachCall", attach(metadata=tuple(headers)))
         try:
             yield _GrpcLink(call)
         finally:
@@ -67,20 +95,31 @@ class _GrpcLink:
         try:
             await self._call.write(message)
         except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError) as failure:
-            raise LinkBroken(_reason(failure)) from failure
+            raise _broken(failure) from failure
 
     async def receive(self) -> worker_pb2.ToWorker:
         try:
             message = await self._call.read()
             if message is not aio.EOF:
                 return cast(worker_pb2.ToWorker, message)
-            reason = f"{(await self._call.code()).name}: {await self._call.details() or 'the stream was ended'}"
+            code, details = await self._call.code(), await self._call.details()
         except grpc.RpcError as failure:
-            raise LinkBroken(_reason(failure)) from failure
-        raise LinkBroken(reason)
+            raise _broken(failure) from failure
+        raise _ended(code, details or "the stream was ended")
 
 
-def _reason(failure: Exception) -> str:
+def _broken(failure: Exception) -> LinkBroken:
     if isinstance(failure, aio.AioRpcError):
-        return f"{failure.code().name}: {failure.details()}"
-    return str(failure) or type(failure).__name__
+        return _ended(failure.code(), failure.details() or "")
+    return LinkBroken(str(failure) or type(failure).__name__)
+
+
+def _ended(code: grpc.StatusCode, details: str) -> LinkBroken:
+    if code in _REFUSALS:
+        return Refused(f"{code.name}: {details}")
+    if code is grpc.StatusCode.UNAVAILABLE and details.startswith("failed to connect"):
+        failed = _CONNECT_FAILED(details)
+        return NotReached(f"{unquote(failed['address'])}: {failed['reason'].strip().lower()}" if failed else details)
+    if code is grpc.StatusCode.UNAVAILABLE and (unknown := _NAME_UNKNOWN(details)):
+        return NotReached(f"{unknown['address']}: {unknown['reason'].strip().lower()}")
+    return LinkBroken(f"{code.name}: {details}")

@@ -10,6 +10,9 @@ import msgspec
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where commands are looked up when neither the Command nor the settings say. Debian's default for root."""
 
+MAX_SLOTS = 4096
+"""No machine runs more actions at once; a scheduler refuses more unless [scheduler] max_slots says otherwise."""
+
 
 class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """[worker]: one agent, its slots, its disk and what it offers."""
@@ -18,7 +21,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """For people: ends up in ExecutedActionMetadata.worker. Empty: host name and process id."""
 
     slots: int = msgspec.field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    """Actions that run at once. Default: the cores this process may use."""
+    """Actions that run at once, at most 4096. Default: the cores this process may use."""
 
     prefetch_leases: int = 1
     """Leases taken beyond the free slots; their inputs are fetched and laid out while the slots are busy."""
@@ -76,6 +79,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     def __post_init__(self) -> None:
         for field in ("slots", "cache_max_bytes", "stdout_max_bytes", "output_max_bytes", "output_max_files"):
             _require(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
+        _require(self.slots <= MAX_SLOTS, "slots", self.slots, f"at most {MAX_SLOTS}")
         _require(self.prefetch_leases >= 0, "prefetch_leases", self.prefetch_leases, "0 or more")
         for field in ("kill_grace_seconds", "drain_grace_seconds"):
             _require(getattr(self, field) >= 0, field, getattr(self, field), "0 or more seconds")

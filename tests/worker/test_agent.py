@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from cas.digest import Digest
 from cas.memory import MemoryStore
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.worker.agent import Agent
+from rexec.worker.link import Link, Refused
 from tests.worker.actions import Inputs, Worker, make_context
 from tests.worker.scheduler import SECONDS, Scheduler, Stream
 
@@ -261,3 +263,30 @@ async def test_an_unforeseen_failure_costs_one_lease_and_not_the_agent(
     lease = await rig.worker.lease("/bin/true")
     stream.lease(lease)
     assert (await stream.finished(lease.lease_id)).failure == Finished.NONE
+
+
+async def test_a_worker_that_is_refused_asks_again_after_the_longest_pause(
+    tmp_path: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = await make_context(tmp_path / "work", store, reconnect_min_seconds=0.001, reconnect_max_seconds=7.0)
+    pauses: list[float] = []
+    dialled = asyncio.Event()
+
+    @asynccontextmanager
+    async def dial() -> AsyncIterator[Link]:
+        raise Refused("INVALID_ARGUMENT: 5000 slots, expected 1 to 4096")
+        yield
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        dialled.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("rexec.worker.agent.asyncio.sleep", pause)
+    running = asyncio.create_task(Agent(context, dial, "session").run())
+    async with asyncio.timeout(SECONDS):
+        await dialled.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert [3.5 <= seconds <= 7.0 for seconds in pauses] == [True]
+    context.workspace.close()

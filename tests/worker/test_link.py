@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,7 +14,7 @@ import pytest
 from grpc import aio
 
 from protos.rexec.worker.v1 import worker_pb2
-from rexec.worker.link import LinkBroken, dial_over
+from rexec.worker.link import LinkBroken, NotReached, Refused, dial_over
 
 
 @asynccontextmanager
@@ -59,5 +61,19 @@ async def test_messages_pass_and_the_end_of_the_stream_breaks_the_link_both_ways
 
 async def test_a_refusal_says_why() -> None:
     async with served(refuse) as channel, dial_over(channel)() as link:
-        with pytest.raises(LinkBroken, match="PERMISSION_DENIED: not you"):
+        with pytest.raises(Refused, match="PERMISSION_DENIED: not you"):
             await link.receive()
+
+
+@pytest.mark.parametrize("target", ["127.0.0.1:{port}", "unix:{path}"])
+async def test_a_server_that_is_not_there_is_told_with_its_address_and_the_systems_reason(
+    target: str, tmp_path: Path
+) -> None:
+    with socket.socket() as taken:  # bound and not listening: nobody answers there
+        taken.bind(("127.0.0.1", 0))
+        address = target.format(port=taken.getsockname()[1], path=tmp_path / "absent.sock")
+        async with aio.insecure_channel(address) as channel, asyncio.timeout(30):
+            expected = f"^{address.removeprefix('unix:')}: (connection refused|no such file or directory)$"
+            async with dial_over(channel)() as link:
+                with pytest.raises(NotReached, match=expected):
+                    await link.receive()

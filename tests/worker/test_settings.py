@@ -13,6 +13,7 @@ from rexec.worker.settings import WorkerSettings
     ("field", "value"),
     [
         ("slots", 0),
+        ("slots", 4097),
         ("prefetch_leases", -1),
         ("cache_max_bytes", 0),
         ("stdout_max_bytes", 0),

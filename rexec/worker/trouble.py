@@ -1,0 +1,44 @@
+"""What the log is told of streams that do not come about: enough to see why, and not a line for each attempt."""
+
+from __future__ import annotations
+
+from rexec.worker.link import LinkBroken, NotReached, Refused
+
+UNREACHED_SECONDS = 1.0
+"""A server that is away for less, as at its restart, is nothing to write of."""
+
+TOLD_SECONDS = 60.0
+"""The same trouble is written of again after this."""
+
+
+class Trouble:
+    """The trouble that an agent has had since it was attached last. Times are monotonic, in seconds."""
+
+    def __init__(self) -> None:
+        self._unreached_since: float | None = None
+        self._told = ""
+        self._told_at = 0.0
+
+    def over(self) -> None:
+        """The agent is attached."""
+        self._unreached_since = None
+        self._told = ""
+
+    def news(self, broken: LinkBroken, now: float) -> str:
+        """The event to write of `broken`; empty if nothing needs to be said now."""
+        reason = str(broken)
+        if isinstance(broken, NotReached):
+            if self._unreached_since is None:
+                self._unreached_since = now
+            if now - self._unreached_since < UNREACHED_SECONDS:
+                return ""
+        if reason == self._told and now - self._told_at < TOLD_SECONDS:
+            return ""
+        self._told, self._told_at = reason, now
+        match broken:
+            case NotReached():
+                return "cannot reach the server; trying again"
+            case Refused():
+                return "the server refuses this worker; trying again"
+            case _:
+                return "no stream to the scheduler"
