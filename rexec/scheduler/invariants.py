@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 
 from rexec.scheduler.queue import Queue
+from rexec.scheduler.state import QueueState
 from rexec.scheduler.task import Hold, Stage, Task
 
 
 def check(queue: Queue) -> None:
     """Raise AssertionError, naming the record, if the queue contradicts itself."""
-    _check_tasks(queue)
-    _check_operations(queue)
-    _check_leases(queue)
-    _check_indexes(queue)
+    state = queue.state
+    _check_tasks(state)
+    _check_operations(state)
+    _check_leases(state)
+    _check_indexes(state)
 
 
 def _require(condition: bool, text: str) -> None:
@@ -21,8 +23,8 @@ def _require(condition: bool, text: str) -> None:
         raise AssertionError(text)
 
 
-def _check_tasks(queue: Queue) -> None:
-    for task_id, task in queue.tasks.items():
+def _check_tasks(state: QueueState) -> None:
+    for task_id, task in state.tasks.items():
         _require(task.stage is not Stage.COMPLETED, f"{task_id} has ended and is still kept")
         states = (task.place is not None, task.lease is not None, task.parked)
         _require(states.count(True) == 1, f"{task_id} must wait, run or be parked, and is {states}")
@@ -36,48 +38,48 @@ def _check_tasks(queue: Queue) -> None:
             _require(bool(task.excluded) == (task.exclusion_ends_at is not None), f"{task_id} avoids workers for ever")
         if task.lease is not None:
             _require(task.lease.hold is not Hold.REVOKED, f"{task_id} counts on a revoked lease")
-            _require(queue.leases.get(task.lease.lease_id) is task.lease, f"{task_id} has a lease that is not kept")
-    for key, task in queue.in_flight.items():
-        _require(queue.tasks.get(task.task_id) is task, f"{key} would join a task that has ended")
+            _require(state.leases.get(task.lease.lease_id) is task.lease, f"{task_id} has a lease that is not kept")
+    for key, task in state.in_flight.items():
+        _require(state.tasks.get(task.task_id) is task, f"{key} would join a task that has ended")
         _require(not task.candidate.do_not_cache, f"{key} would join a task that is not to be shared")
 
 
-def _check_operations(queue: Queue) -> None:
+def _check_operations(state: QueueState) -> None:
     queued = 0
-    for name, operation in queue.operations.items():
+    for name, operation in state.operations.items():
         live = operation.outcome is None
         _require(live == (operation.completed_at is None), f"{name} ended half")
         _require(live == (name in operation.task.operations), f"{name} is in two states")
-        _require(not live or operation.task.task_id in queue.tasks, f"{name} waits for a task that has ended")
+        _require(not live or operation.task.task_id in state.tasks, f"{name} waits for a task that has ended")
         queued += operation.stage is Stage.QUEUED
     _require(
-        queued == queue.queued_operations, f"{queued} operations are queued, {queue.queued_operations} were counted"
+        queued == state.queued_operations, f"{queued} operations are queued, {state.queued_operations} were counted"
     )
 
 
-def _check_leases(queue: Queue) -> None:
+def _check_leases(state: QueueState) -> None:
     counting: Counter[str] = Counter()
-    for lease_id, lease in queue.leases.items():
+    for lease_id, lease in state.leases.items():
         counting[lease.task.task_id] += lease.task.lease is lease
         _require(lease.worker.leases.get(lease_id) is lease, f"{lease_id} is unknown to its worker")
         _require(lease.epoch <= lease.task.epoch, f"{lease_id} is from the future")
         if lease.hold is Hold.LIVE:
             _require(lease.task.lease is lease, f"{lease_id} is live and its task does not know")
-            _require(lease.worker.worker_id in queue.fleet.workers, f"{lease_id} is live on a worker that is gone")
+            _require(lease.worker.worker_id in state.fleet.workers, f"{lease_id} is live on a worker that is gone")
     _require(all(count <= 1 for count in counting.values()), f"tasks with several leases: {counting}")
-    for worker in queue.fleet.workers.values():
+    for worker in state.fleet.workers.values():
         settling = sum(lease.hold is Hold.SETTLING for lease in worker.leases.values())
         _require(
             settling == worker.settling, f"{worker.name} settles {settling} leases, {worker.settling} were counted"
         )
         _require(worker.credit >= 0, f"{worker.name} was given more leases than it took")
         _require(worker.connected == (worker.lost_at is None), f"{worker.name} is away and will never be given up")
-        _require(all(queue.leases.get(lease_id) is lease for lease_id, lease in worker.leases.items()),
+        _require(all(state.leases.get(lease_id) is lease for lease_id, lease in worker.leases.items()),
                  f"{worker.name} has leases that are not kept")  # fmt: skip
 
 
-def _check_indexes(queue: Queue) -> None:
-    fleet = queue.fleet
+def _check_indexes(state: QueueState) -> None:
+    fleet = state.fleet
     waiting: set[Task] = set()
     for fit in fleet.fits.values():
         fitting = {worker_id for worker_id, worker in fleet.workers.items() if worker.offer.fits(fit.requirement)}
@@ -99,5 +101,5 @@ def _check_indexes(queue: Queue) -> None:
             found = fit.best(frozenset(other.name for other in fit.workers.values() if other is not worker))
             _require((found is worker) == fleet.has_room(worker), f"{worker.name} is filed wrongly")
     _require(
-        waiting == {task for task in queue.tasks.values() if task.place is not None}, "the lines are not the waiting"
+        waiting == {task for task in state.tasks.values() if task.place is not None}, "the lines are not the waiting"
     )

@@ -1,6 +1,6 @@
 """The records that the queue keeps: tasks, the operations that wait for them, leases and workers.
 
-They are plain data; only `Queue` and the two indexes beneath it (`Fleet`, `WaitingTasks`) change them. What the clients and
+They are plain data; only the rules (rexec/scheduler/state.py lists them) and the `Fleet` change them. What the clients and
 workers are told travels through as opaque values: the rules never look inside.
 """
 

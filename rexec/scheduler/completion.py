@@ -1,0 +1,62 @@
+"""The end of a task and of its operations, and for how long the completed ones are remembered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rexec.scheduler import events as e
+from rexec.scheduler.dispatch import leave
+from rexec.scheduler.leases import revoke
+from rexec.scheduler.state import QueueState
+from rexec.scheduler.task import Operation, Outcome, Stage, Task
+
+
+def end(state: QueueState, task: Task, outcome: Outcome, now: float) -> None:
+    """The task has ended, whatever state it was in."""
+    leave(state, task)
+    task.parked = False
+    if task.lease is not None:
+        revoke(state, task.lease, str(outcome.error or "the task has ended"))
+    for operation in list(task.operations.values()):
+        complete(state, operation, outcome, now)
+    task.stage = Stage.COMPLETED
+    task.abandon_at = None
+    del state.tasks[task.task_id]
+    state.unsettled.discard(task.task_id)
+    key = (task.candidate.instance_name, task.candidate.action_digest)
+    if state.in_flight.get(key) is task:
+        del state.in_flight[key]
+    # Its operations are kept for a while and would keep the whole command in memory.
+    task.candidate = replace(task.candidate, payload=None)
+    state.effects.append(e.TaskCompleted(task.task_id, task.queued_at, outcome))
+
+
+def complete(state: QueueState, operation: Operation, outcome: Outcome, now: float) -> None:
+    """The operation has ended; its task may go on for others."""
+    state.queued_operations -= operation.task.stage is Stage.QUEUED
+    operation.outcome = outcome
+    operation.completed_at = now
+    del operation.task.operations[operation.name]
+    state.effects.append(e.OperationChanged(operation.name))
+    retain(state, operation, now)
+
+
+def retain(state: QueueState, operation: Operation, now: float) -> None:
+    """Remember an operation that completed now; older ones may have to go for it."""
+    state.retention.add(operation.name, now, operation.outcome.size_bytes if operation.outcome else 0)
+    forget_due(state, now)
+
+
+def forget_due(state: QueueState, now: float) -> None:
+    """Forget the completed operations that are too old by now, or too many."""
+    for name in state.retention.pop_due(now):
+        if state.operations.pop(name, None) is not None:
+            state.effects.append(e.OperationForgotten(name))
+
+
+def forget(state: QueueState, operation: Operation) -> None:
+    """A client will not ask for it again. One that is live stays: google.longrunning DeleteOperation does not cancel."""
+    if operation.outcome is None:
+        return
+    del state.operations[operation.name]
+    state.effects.append(e.OperationForgotten(operation.name))

@@ -1,0 +1,50 @@
+"""What workers say of their leases. What arrives for another lease than the present one changes nothing."""
+
+from __future__ import annotations
+
+from rexec.scheduler import events as e
+from rexec.scheduler.attempts import retry
+from rexec.scheduler.completion import end
+from rexec.scheduler.leases import drop, held
+from rexec.scheduler.state import QueueState
+from rexec.scheduler.task import Failure, Hold, Outcome, Stage
+
+
+def progress(state: QueueState, event: e.Progress) -> None:
+    """A worker is at work on a lease; one that is not his any more is to be stopped."""
+    lease = held(state, event.worker_id, event.lease_id, event.epoch)
+    if lease is None:
+        stale = e.LeaseRevoked(event.worker_id, event.lease_id, event.epoch, "the lease is not yours any more")
+        state.effects.append(stale)
+    elif lease.hold is Hold.LIVE:
+        lease.detail = event.detail
+        if event.running:
+            lease.started = True
+            state.set_stage(lease.task, Stage.EXECUTING)
+
+
+def reported(state: QueueState, event: e.Reported) -> None:
+    """The result is about to be checked: the lease has left its slot."""
+    lease = held(state, event.worker_id, event.lease_id, event.epoch)
+    if lease is not None and lease.hold is Hold.LIVE:
+        lease.hold = Hold.SETTLING
+        lease.worker.settling += 1
+        state.touch(lease.worker)
+
+
+def finished(state: QueueState, event: e.Finished, now: float) -> None:
+    """The result has been checked: the task ends, or is tried again if the failure was not its own."""
+    lease = held(state, event.worker_id, event.lease_id, event.epoch)
+    state.effects.append(e.LeaseAcknowledged(event.worker_id, event.lease_id, event.epoch))
+    if lease is None:
+        return
+    task = lease.task
+    if task.lease is not lease:
+        drop(state, lease)
+    elif event.failure is Failure.NONE:
+        drop(state, lease)
+        end(state, task, event.outcome, now)
+    else:
+        reason = event.evidence or event.failure.value
+        last = None if event.outcome == Outcome() else event.outcome
+        retry(state, lease, reason, now, counted=event.failure is Failure.INFRASTRUCTURE, avoid=True, last=last)

@@ -1,0 +1,102 @@
+"""What the queue knows: one object that every rule works on, and nothing else is remembered between two events.
+
+The rules are functions in modules of their own, each of which changes this state and appends effects to it:
+
+    submission.py   a client asks for a run
+    waiters.py      clients come, go, and stop what they asked for
+    sessions.py     workers come, go, and say how much they take
+    reports.py      workers say how their leases go
+    attempts.py     a lease came to nothing: once more, elsewhere, or no more
+    completion.py   the end of a task, and for how long it is remembered
+    dispatch.py     which task waits, and which worker gets it
+    leases.py       a lease is made, taken back, let go of
+
+Each imports only those below it. `Queue` gives them the events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cas.digest import Digest
+from cas.errors import OperationNotFound
+from rexec.scheduler import events as e
+from rexec.scheduler.deadlines import Deadlines
+from rexec.scheduler.fleet import Fleet
+from rexec.scheduler.retention import Retention
+from rexec.scheduler.settings import SchedulerSettings
+from rexec.scheduler.task import Lease, Operation, Stage, Task, Worker
+
+
+@dataclass(slots=True, eq=False)
+class QueueState:
+    """Tasks, operations, leases and workers, the indexes over them, and what the event at hand has changed."""
+
+    settings: SchedulerSettings
+    settled_at: float
+    """Until then, workers may be on their way: what no worker offers yet is not refused."""
+    fleet: Fleet
+    retention: Retention
+    tasks: dict[str, Task] = field(default_factory=dict)
+    """Those that have not ended."""
+    operations: dict[str, Operation] = field(default_factory=dict)
+    """Live ones, and completed ones until they are forgotten."""
+    leases: dict[str, Lease] = field(default_factory=dict)
+    """All that a worker may still have, revoked ones too."""
+    in_flight: dict[tuple[str, Digest], Task] = field(default_factory=dict)
+    """Tasks that an equal action may join, by instance name and action digest."""
+    queued_operations: int = 0
+    """Live operations in stage QUEUED."""
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    known_names: set[str] = field(default_factory=set)
+    """Of platform properties: those of the settings, and those that a worker has ever offered."""
+    any_attached: bool = False
+    """Whether a worker has ever attached."""
+    unsettled: set[str] = field(default_factory=set)
+    """Tasks that ask for unknown properties, accepted because no worker has had the time to attach."""
+    arrivals: int = 0
+    """Tasks so far: the next one's place in the order of arrival."""
+    effects: list[e.Effect] = field(default_factory=list)
+    """What the event at hand has brought about."""
+    queued: list[Task] = field(default_factory=list)
+    """Tasks that began to wait in the event at hand."""
+    roomy: list[Worker] = field(default_factory=list)
+    """Workers that may have got room in the event at hand."""
+
+    @classmethod
+    def new(cls, settings: SchedulerSettings, now: float) -> QueueState:
+        """The state of a scheduler that starts now."""
+        return cls(
+            settings,
+            settled_at=now + settings.settle_seconds,
+            fleet=Fleet(settings.max_prefetched_leases),
+            retention=Retention(
+                settings.retain_seconds, settings.max_retained_operations, settings.max_retained_bytes
+            ),
+            known_names=set(settings.known_properties),
+        )  # fmt: skip
+
+    def next_arrival(self) -> int:
+        """The number of a task that arrives now."""
+        self.arrivals += 1
+        return self.arrivals - 1
+
+    def operation(self, name: str) -> Operation:
+        """The operation of that name. Raises OperationNotFound."""
+        operation = self.operations.get(name)
+        if operation is None:
+            raise OperationNotFound(f"no operation {name!r}")
+        return operation
+
+    def set_stage(self, task: Task, stage: Stage) -> None:
+        """The task is QUEUED or EXECUTING now, and so are its live operations."""
+        if task.stage is stage:
+            return
+        self.queued_operations += len(task.operations) * ((stage is Stage.QUEUED) - (task.stage is Stage.QUEUED))
+        task.stage = stage
+        self.effects += [e.OperationChanged(name) for name in task.operations]
+
+    def touch(self, worker: Worker) -> None:
+        """The worker's credit or leases have changed: it may have got room."""
+        self.fleet.update(worker)
+        self.roomy.append(worker)
