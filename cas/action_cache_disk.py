@@ -10,7 +10,6 @@ The file is a cache: one that is damaged or of another layout is moved aside, an
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import sqlite3
 import time
@@ -23,9 +22,9 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from cas.action_cache import ActionKey
-from cas.blob_directory import DirectoryUnusable
 from cas.config import SYNC_SECONDS
 from cas.errors import StoreFull, Unavailable
+from cas.file_lock import DirectoryUnusable, claim
 from cas.ledger import STAMP_SECONDS
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
@@ -85,7 +84,7 @@ class DiskActionCache:
         return self._entries
 
     async def __aenter__(self) -> Self:
-        self._lock = self._take_lock()
+        self._lock = claim(Path(f"{self._path}.lock"), f"action cache {self._path}")
         try:
             self._database = self._open_or_replace()
         except BaseException:
@@ -150,20 +149,6 @@ class DiskActionCache:
             )
         self._entries, self._used_bytes = entries, used_bytes
 
-    def _take_lock(self) -> int:
-        descriptor = None
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as reason:
-            if descriptor is not None:
-                os.close(descriptor)
-            if isinstance(reason, BlockingIOError):
-                raise DirectoryUnusable(f"action cache {self._path} is in use by another process") from reason
-            raise DirectoryUnusable(f"action cache {self._path} cannot be used: {reason}") from reason
-        return descriptor
-
     def _open_or_replace(self) -> sqlite3.Connection:
         try:
             return self._open()
@@ -177,6 +162,7 @@ class DiskActionCache:
             return self._open()
 
     def _open(self) -> sqlite3.Connection:
+        self._path.touch(mode=0o600)  # what is built here is the user's own affair; the log beside it has the same mode
         database = sqlite3.connect(self._path, isolation_level=None)
         try:
             database.execute("PRAGMA journal_mode = WAL")

@@ -19,8 +19,8 @@ import msgspec
 import structlog
 
 from cas.assets import Asset, AssetNotFound
-from cas.blob_directory import DirectoryUnusable
 from cas.errors import StoreFull
+from cas.file_lock import DirectoryUnusable
 from cas.ledger import STAMP_SECONDS
 
 log = structlog.get_logger()
@@ -145,6 +145,9 @@ class DiskAssets:
     def _open(self) -> None:
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.touch(
+                mode=0o600
+            )  # what is built here is the user's own affair; the log beside it has the same mode
         database = sqlite3.connect(self._path or IN_MEMORY, isolation_level=None)
         try:
             database.execute("PRAGMA journal_mode = WAL")

@@ -43,10 +43,11 @@ from rexec.address import host_and_port
 from rexec.assets import FetchUnusable, open_assets
 from rexec.auth.authentication import Authentication
 from rexec.auth.credentials import AuthUnusable
-from rexec.config import Config
+from rexec.config import Config, ServerSettings
 from rexec.descriptors import max_uploads, raised
 from rexec.health import Health
 from rexec.local import LocalWorker, socket_path, worker_command
+from rexec.ports import CannotListen, require_free
 from rexec.reflection import Reflection, ReflectionAlpha
 from rexec.rpc import RpcServer
 from rexec.scheduler.admission import Admission
@@ -109,12 +110,14 @@ async def running(config: Config) -> AsyncIterator[Running]:
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         try:
-            stack.enter_context(claimed(config.state_path))
+            # What can be wrong with the configuration is looked for first: a start that fails leaves nothing behind.
+            _require_ports(config.server)
             authentication = Authentication(config.auth)
             credentials = server_credentials(config.server.tls)
+            stack.enter_context(claimed(config.state_path))
             await stack.enter_async_context(authentication.running())
             stores = await stack.enter_async_context(open_stores(_placed(config)))
-        except (AuthUnusable, DirectoryUnusable, OSError) as error:
+        except (AuthUnusable, CannotListen, DirectoryUnusable, OSError) as error:
             raise CannotServe(str(error)) from error
         instances = Instances(
             Instance(name, stores.blobs, stores.action_cache) for name in config.server.instance_names
@@ -166,6 +169,14 @@ async def running(config: Config) -> AsyncIterator[Running]:
         stack.callback(health.close)
         await server.start()
         yield Running(addresses, socket, health, tuple(server.services))
+
+
+def _require_ports(settings: ServerSettings) -> None:
+    """Raises CannotListen if a port is not to be had; they are taken when the stores are open."""
+    for address in settings.listen:
+        require_free(address, "--listen, or [server] listen", settings.share_port)
+    if settings.metrics_listen:
+        require_free(settings.metrics_listen, "--metrics-listen, or [server] metrics_listen")
 
 
 def _add_diagnostics(server: RpcServer) -> Health:

@@ -14,21 +14,29 @@ from pathlib import Path
 
 from cas.blob_directory import DirectoryUnusable
 
+OPTION = "--state-dir, or state_dir"
+
 
 @contextmanager
 def claimed(path: Path) -> Iterator[None]:
     """Have `path` to oneself meanwhile. Raises DirectoryUnusable if another server has it or it cannot be made."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        # Sources, results and the local worker's socket are the user's alone, whatever his umask is.
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as reason:
-        raise DirectoryUnusable(f"state directory {path} cannot be used: {reason}") from reason
+        raise DirectoryUnusable(f"state directory {path} cannot be used: {_said(reason)} ({OPTION})") from reason
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as reason:
         os.close(descriptor)
-        raise DirectoryUnusable(f"state directory {path} is in use by another server") from reason
+        raise DirectoryUnusable(f"state directory {path} is in use by another server ({OPTION})") from reason
     try:
         yield
     finally:
         os.close(descriptor)
+
+
+def _said(reason: OSError) -> str:
+    """What the system says, and of which path."""
+    return f"{(reason.strerror or str(reason)).lower()}: {reason.filename}" if reason.filename else str(reason)

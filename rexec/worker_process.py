@@ -16,7 +16,7 @@ from rexec.connection import CannotConnect, headers, open_channel
 from rexec.worker.link import dial_over
 from rexec.worker.processes import Unkillable
 from rexec.worker.settings import WorkerSettings
-from rexec.worker.start import run_agent
+from rexec.worker.start import WorkDirectoryUnusable, run_agent
 
 log = structlog.get_logger()
 
@@ -42,7 +42,7 @@ async def work(server: str, config: Config) -> None:
         log.info("worker starts", server=server, slots=settings.slots, work_dir=settings.work_dir)
         try:
             await run_agent(settings, dial_over(channel, shown), store_of)
-        except (StatusError, Unkillable, OSError) as error:
+        except (StatusError, Unkillable, WorkDirectoryUnusable, OSError) as error:
             raise CannotWork(str(error)) from error
 
 

@@ -7,8 +7,8 @@ import os
 import resource
 import signal
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import structlog
 
@@ -30,10 +30,15 @@ _PARSED_DIRECTORY_BYTES = 8 << 20
 """Of encoded Directory messages kept in memory; parsed they take about five times as much."""
 
 
+class WorkDirectoryUnusable(Exception):
+    """A directory of the worker cannot be used; the text names it, the reason and the option."""
+
+
 async def run_agent(settings: WorkerSettings, dial: Dial, store_of: Callable[[str], BlobStore]) -> None:
     """Run a worker in this process until SIGTERM or SIGINT (a second one leaves at once), or until the scheduler drains it.
 
-    `store_of` gives the store of an instance name. Raises FailedPrecondition if another agent holds the work directory.
+    `store_of` gives the store of an instance name. Raises FailedPrecondition if another agent holds the work directory,
+    WorkDirectoryUnusable if it cannot be used.
     """
     os.umask(0o022)  # actions inherit it: the modes of what they make must not depend on who started the worker
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
@@ -74,9 +79,12 @@ async def open_agent(
         raise ValueError("work_dir is empty, expected the directory that actions run in")
     workspace = Workspace(settings.work_dir)
     try:
-        await asyncio.to_thread(workspace.claim)
-        files = FileCache(BlobFiles(settings.cache_dir or f"{workspace.path}/cache"), settings.cache_max_bytes)
-        await files.adopt()
+        with _usable(workspace.path, "--work-dir, or [worker] work_dir"):
+            await asyncio.to_thread(workspace.claim)
+        cache_dir = settings.cache_dir or f"{workspace.path}/cache"
+        with _usable(cache_dir, "--cache-dir, or [worker] cache_dir"):
+            files = FileCache(BlobFiles(cache_dir), settings.cache_max_bytes)
+            await files.adopt()
         processes = Processes()
         processes.adopt_orphans()
         context = ActionContext(
@@ -91,3 +99,13 @@ async def open_agent(
         yield Agent(context, dial, str(uuid.uuid4()))
     finally:
         await asyncio.to_thread(workspace.close)
+
+
+@contextmanager
+def _usable(path: str, option: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as reason:
+        said = (reason.strerror or str(reason)).lower()
+        where = f" ({reason.filename})" if reason.filename and reason.filename != path else ""
+        raise WorkDirectoryUnusable(f"directory {path} cannot be used: {said}{where}; see {option}") from reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import urllib.request
 from pathlib import Path
@@ -67,6 +68,7 @@ async def test_a_second_server_on_the_port_fails_at_once_and_names_it(tmp_path: 
         with pytest.raises(CannotServe, match=first.addresses[0]):
             async with running(second):
                 pass
+        assert not (tmp_path / "two").exists()  # a start that fails leaves nothing behind
         assert (await capabilities(first.addresses[0])).HasField("cache_capabilities")
 
 
@@ -93,6 +95,21 @@ async def test_a_state_directory_that_cannot_be_made_is_named(tmp_path: Path) ->
     with pytest.raises(CannotServe, match=str(tmp_path / "file")):
         async with running(config(tmp_path / "file" / "state")):
             pass
+
+
+async def test_what_a_server_keeps_is_the_users_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        async with running(config(tmp_path / "new")):
+            assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+            databases = list((tmp_path / "new").glob("*.sqlite3*"))
+            assert databases
+            assert {stat.S_IMODE(file.stat().st_mode) for file in databases} == {0o600}
+        (tmp_path / "given").mkdir(mode=0o755)
+        async with running(config(tmp_path / "given")):
+            assert stat.S_IMODE((tmp_path / "given").stat().st_mode) == 0o755
+    finally:
+        os.umask(before)
 
 
 async def test_the_local_workers_socket_is_the_users_alone(tmp_path: Path) -> None:
