@@ -13,7 +13,6 @@ state, so they may run at the same time for different digests.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -24,6 +23,8 @@ import structlog
 from cas.digest import Digest, DigestFunction, parse_digest
 from cas.durability import SyncMarker
 from cas.errors import MalformedRequest, StatusError, StoreFull
+from cas.file_lock import DirectoryUnusable as DirectoryUnusable
+from cas.file_lock import claim
 from cas.store import SMALL_BLOB_BYTES
 
 log = structlog.get_logger()
@@ -34,10 +35,6 @@ _FUNCTIONS = {function.name.lower(): function for function in DigestFunction}
 _READ = os.O_RDONLY | os.O_CLOEXEC
 # O_EXCL: a name is never written over, because someone may be reading the file that it stood for.
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-
-
-class DirectoryUnusable(Exception):
-    """The store's directory cannot be used: another process has it, or it cannot be written. For the start only."""
 
 
 def store_full(digest: Digest, reason: OSError) -> StatusError | None:
@@ -67,17 +64,12 @@ class BlobDirectory:
 
         Raises DirectoryUnusable if another process has it, or if it cannot be made or written.
         """
-        descriptor = None
+        descriptor = claim(self.root / "lock", f"store directory {self.root}")
         try:
-            self._blobs.mkdir(parents=True, exist_ok=True)
+            self._blobs.mkdir(exist_ok=True)
             self.incoming.mkdir(exist_ok=True)
-            descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as reason:
-            if descriptor is not None:
-                os.close(descriptor)
-            if isinstance(reason, BlockingIOError):
-                raise DirectoryUnusable(f"store directory {self.root} is in use by another process") from reason
+            os.close(descriptor)
             raise DirectoryUnusable(f"store directory {self.root} cannot be used: {reason}") from reason
         return descriptor
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cas.blob_directory import BlobDirectory, DirectoryUnusable
+from cas.blob_directory import BlobDirectory
 from cas.digest import Digest
 from cas.disk import DiskStore, charge
 from cas.errors import BlobNotFound
+from cas.file_lock import DirectoryUnusable
 from tests.blobs import MIB, blob, in_chunks, read
 
 BOUND = 64 * MIB
@@ -117,7 +118,7 @@ async def test_a_directory_that_cannot_be_written_is_refused_by_name(
     def refuse(*_: object, **__: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("cas.blob_directory.os.open", refuse)
+    monkeypatch.setattr("cas.file_lock.os.open", refuse)
 
     with pytest.raises(DirectoryUnusable, match=f"{tmp_path} cannot be used: .*Permission denied"):
         await DiskStore(tmp_path, BOUND).__aenter__()
