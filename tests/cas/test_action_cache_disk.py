@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from cas.action_cache import ActionCache, ActionKey
-from cas.action_cache_disk import ENTRY_BYTES, DiskActionCache
-from cas.blob_directory import DirectoryUnusable
+from cas.action_cache_disk import DiskActionCache
+from cas.bounded_table import ENTRY_BYTES
 from cas.digest import Digest
 from cas.errors import ActionResultNotFound, StoreFull, Unavailable
+from cas.file_lock import DirectoryUnusable
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
 HOUR = 3600.0
@@ -105,14 +106,14 @@ async def test_use_is_recorded_once_an_hour(tmp_path: Path) -> None:
     now = [0.0]
     async with opened(tmp_path, now=now) as cache:
         await cache.put(key("a"), result())
-        changes = cache._database.total_changes
+        changes = cache._table.database.total_changes
         now[0] = HOUR
         await cache.get(key("a"))
-        assert cache._database.total_changes == changes
+        assert cache._table.database.total_changes == changes
         now[0] = HOUR + 1
         await cache.get(key("a"))
         await cache.get(key("a"))
-        assert cache._database.total_changes == changes + 1
+        assert cache._table.database.total_changes == changes + 1
 
 
 async def test_the_bytes_are_bounded_too(tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ async def test_damage_found_on_the_way_starts_a_fresh_file(tmp_path: Path) -> No
 async def test_a_result_that_does_not_parse_is_not_found_and_can_be_replaced(tmp_path: Path) -> None:
     async with opened(tmp_path) as cache:
         await cache.put(key("a"), result())
-        cache._database.execute("UPDATE results SET result = x'ffffff'")
+        cache._table.database.execute("UPDATE results SET result = x'ffffff'")
 
         assert await known(cache, "a") == ""
         await cache.put(key("a"), result())
@@ -190,13 +191,13 @@ async def test_a_result_that_does_not_parse_is_not_found_and_can_be_replaced(tmp
 async def test_a_full_disk_is_a_full_store(tmp_path: Path) -> None:
     async with opened(tmp_path) as cache:
         await cache.put(key("a"), result())
-        (pages,) = cache._database.execute("PRAGMA page_count").fetchone()
-        cache._database.execute(f"PRAGMA max_page_count = {pages}")
+        (pages,) = cache._table.database.execute("PRAGMA page_count").fetchone()
+        cache._table.database.execute(f"PRAGMA max_page_count = {pages}")
 
         with pytest.raises(StoreFull):
             await cache.put(key("b"), result(1 << 20))
 
-        cache._database.execute("PRAGMA max_page_count = 1000000")
+        cache._table.database.execute("PRAGMA max_page_count = 1000000")
         assert await known(cache, "ab") == "a"
         assert len(cache) == 1
         await cache.put(key("b"), result(1 << 20))
@@ -213,7 +214,7 @@ async def test_a_file_that_cannot_be_made_is_refused_by_name(tmp_path: Path, mon
     def refuse(*_: object, **__: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("cas.action_cache_disk.os.open", refuse)
+    monkeypatch.setattr("cas.file_lock.os.open", refuse)
     with pytest.raises(DirectoryUnusable, match="Permission denied"):
         await opened(tmp_path).__aenter__()
 
@@ -234,9 +235,9 @@ async def test_a_disk_that_takes_nothing_more_still_gives_what_it_has(tmp_path: 
     now = [0.0]
     async with opened(tmp_path, now=now) as cache:
         await cache.put(key("a"), result())
-        cache._database.execute("PRAGMA query_only = ON")
+        cache._table.database.execute("PRAGMA query_only = ON")
         now[0] += 2 * HOUR  # the time of use is due to be renewed
         assert await cache.get(key("a")) == result()
         with pytest.raises(Unavailable, match="action cache"):
             await cache.put(key("b"), result())
-        cache._database.execute("PRAGMA query_only = OFF")
+        cache._table.database.execute("PRAGMA query_only = OFF")

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from cas.assets import Asset, AssetNotFound, Kind, Presence, asset_key
-from cas.assets_disk import ENTRY_BYTES, DiskAssets
-from cas.blob_directory import DirectoryUnusable
+from cas.assets_disk import DiskAssets
+from cas.bounded_table import ENTRY_BYTES
 from cas.digest import Digest
-from cas.errors import MalformedRequest, StoreFull
+from cas.errors import MalformedRequest, StoreFull, Unavailable
+from cas.file_lock import DirectoryUnusable
 from cas.hashing import DigestFunction
 from cas.memory import MemoryStore
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
@@ -119,7 +120,7 @@ async def test_assets_are_there_after_a_restart(tmp_path: Path, clock: Clock) ->
         assert await assets.get(key("a")) == asset(references=1)
         assert len(assets) == 1
         # The bound counts what was there before.
-        assert assets._used_bytes > ENTRY_BYTES
+        assert assets._table.used_bytes > ENTRY_BYTES
 
 
 @pytest.mark.parametrize("content", [b"no database at all" * 100, b"SQLite format 3\0" + b"\xff" * 5000])
@@ -135,7 +136,7 @@ async def test_a_file_that_is_no_database_is_moved_aside(tmp_path: Path, content
 async def test_a_file_of_another_layout_is_moved_aside(tmp_path: Path) -> None:
     path = tmp_path / "assets.sqlite3"
     with DiskAssets(path, max_entries=10, max_bytes=100_000) as assets:
-        assets._database.execute("PRAGMA user_version = 99")
+        assets._table.database.execute("PRAGMA user_version = 99")
     with DiskAssets(path, max_entries=10, max_bytes=100_000) as assets:
         await assets.put([key("a")], asset())
     assert (tmp_path / "assets.sqlite3.damaged").exists()
@@ -160,7 +161,7 @@ async def test_damage_found_on_the_way_starts_a_fresh_file(tmp_path: Path) -> No
 
 async def test_an_entry_that_does_not_parse_is_not_found_and_goes(assets: DiskAssets) -> None:
     await assets.put([key("a")], asset())
-    assets._database.execute("UPDATE assets SET asset = x'c1'")
+    assets._table.database.execute("UPDATE assets SET asset = x'c1'")
     assert await known(assets, "a") == ""
     assert len(assets) == 0
 
@@ -168,12 +169,30 @@ async def test_an_entry_that_does_not_parse_is_not_found_and_goes(assets: DiskAs
 async def test_a_full_disk_is_a_full_store(tmp_path: Path) -> None:
     with DiskAssets(tmp_path / "assets.sqlite3", max_entries=1000, max_bytes=1 << 30) as assets:
         await assets.put([key("a")], asset())
-        (pages,) = assets._database.execute("PRAGMA page_count").fetchone()
-        assets._database.execute(f"PRAGMA max_page_count = {pages}")
+        (pages,) = assets._table.database.execute("PRAGMA page_count").fetchone()
+        assets._table.database.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(StoreFull):
             await assets.put([key("b")], asset("b", references=5000))
-        assets._database.execute("PRAGMA max_page_count = 1000000")
+        assets._table.database.execute("PRAGMA max_page_count = 1000000")
         assert await known(assets, "ab") == "a"
+        assert len(assets) == 1
+
+
+async def test_a_disk_that_takes_nothing_more_still_gives_what_it_has(tmp_path: Path) -> None:
+    now = [0.0]
+    path = tmp_path / "assets.sqlite3"
+    with DiskAssets(path, max_entries=10, max_bytes=100_000, clock=lambda: now[0]) as assets:
+        await assets.put([key("a")], asset())
+        await assets.put([key("b")], asset("b", expires_at=HOUR))
+        assets._table.database.execute("PRAGMA query_only = ON")
+        now[0] += 2 * HOUR  # the time of use is due to be renewed
+        assert await known(assets, "a") == "a"
+        with pytest.raises(AssetNotFound, match="expired"):
+            await assets.get(key("b"))
+        with pytest.raises(Unavailable, match="assets cannot be used now"):
+            await assets.put([key("c")], asset("c"))
+        assets._table.database.execute("PRAGMA query_only = OFF")
+        assert await known(assets, "abc") == "a"
         assert len(assets) == 1
 
 
