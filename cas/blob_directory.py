@@ -23,8 +23,7 @@ import structlog
 from cas.digest import Digest, DigestFunction, parse_digest
 from cas.durability import SyncMarker
 from cas.errors import MalformedRequest, StatusError, StoreFull
-from cas.file_lock import DirectoryUnusable as DirectoryUnusable
-from cas.file_lock import claim
+from cas.file_lock import DirectoryUnusable, claim
 from cas.store import SMALL_BLOB_BYTES
 
 log = structlog.get_logger()

@@ -22,8 +22,8 @@ import structlog
 from google.longrunning import operations_proto_pb2
 from google.protobuf.descriptor import ServiceDescriptor
 
-from cas.blob_directory import DirectoryUnusable
 from cas.config import StoreSettings
+from cas.file_lock import DirectoryUnusable
 from cas.instances import Instance, Instances
 from cas.services.action_cache import ActionCacheService
 from cas.services.asset import FetchService, PushService
@@ -46,6 +46,7 @@ from rexec.auth.credentials import AuthUnusable
 from rexec.config import Config, ServerSettings
 from rexec.descriptors import max_uploads, raised
 from rexec.health import Health
+from rexec.http_port import Figures, shown
 from rexec.local import LocalWorker, socket_path, worker_command
 from rexec.ports import CannotListen, require_free
 from rexec.reflection import Reflection, ReflectionAlpha
@@ -60,7 +61,7 @@ from rexec.scheduler.operations import OperationsService
 from rexec.scheduler.results import Results
 from rexec.scheduler.workers import WorkersService
 from rexec.state_directory import claimed
-from rexec.telemetry import Telemetry, shown
+from rexec.telemetry import Telemetry
 from rexec.tls import server_credentials
 
 if TYPE_CHECKING:
@@ -88,6 +89,19 @@ class Running:
     services: tuple[ServiceDescriptor, ...]
 
 
+class _Readiness:
+    """Whether the server takes calls, in words."""
+
+    health: Health | None = None
+    """Set once calls are answered."""
+
+    def unready(self) -> str:
+        """Why it does not; "" if it does."""
+        if self.health is None:
+            return "the server is starting"
+        return "the server is draining" if self.health.is_draining else ""
+
+
 async def serve(config: Config, config_file: Path | None, ready: Callable[[tuple[str, ...]], None]) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is told the addresses once calls are answered. Raises CannotServe."""
     stop = asyncio.Event()
@@ -107,6 +121,7 @@ async def serve(config: Config, config_file: Path | None, ready: Callable[[tuple
 async def running(config: Config) -> AsyncIterator[Running]:
     """A server of this configuration without local workers, until the block ends. Raises CannotServe."""
     telemetry = Telemetry()
+    readiness = _Readiness()
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         try:
@@ -115,6 +130,10 @@ async def running(config: Config) -> AsyncIterator[Running]:
             authentication = Authentication(config.auth)
             credentials = server_credentials(config.server.tls)
             stack.enter_context(claimed(config.state_path))
+            if config.server.metrics_listen:
+                # Before and after all that answers calls: it says why they are not answered.
+                figures = Figures(telemetry.registry, telemetry.state, readiness.unready)
+                stack.enter_context(shown(config.server.metrics_listen, figures))
             await stack.enter_async_context(authentication.running())
             stores = await stack.enter_async_context(open_stores(_placed(config)))
         except (AuthUnusable, CannotListen, DirectoryUnusable, OSError) as error:
@@ -126,7 +145,6 @@ async def running(config: Config) -> AsyncIterator[Running]:
         fetch, push = await stack.enter_async_context(_assets(config, instances))
         inputs = InputRoots(config.scheduler, clock)
         broker = Broker(config.scheduler, Results(instances, inputs, clock), clock=clock, observer=telemetry)
-        telemetry.watch(broker.snapshot, stores.used_bytes)
 
         server = RpcServer(
             authenticate=authentication.identify,
@@ -158,16 +176,13 @@ async def running(config: Config) -> AsyncIterator[Running]:
         socket = socket_path(config.state_path)
         addresses = _listen(server, config, socket, credentials)
         stack.callback(_remove, socket)
-        if config.server.metrics_listen:
-            try:
-                stack.enter_context(shown(telemetry.registry, config.server.metrics_listen))
-            except OSError as error:
-                raise CannotServe(f"cannot show metrics on {config.server.metrics_listen}: {error.strerror}") from error
         stack.push_async_callback(server.stop, config.server.stop_seconds)
         # Stopped before the ports: that ends the streams that wait, with UNAVAILABLE, and no call has to be cut off.
         await stack.enter_async_context(broker)
+        telemetry.watch(broker.snapshot, stores.used_bytes)
         stack.callback(health.close)
         await server.start()
+        readiness.health = health
         yield Running(addresses, socket, health, tuple(server.services))
 
 

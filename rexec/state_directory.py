@@ -6,13 +6,12 @@ here in any case, and a second server would take it away from the first.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cas.blob_directory import DirectoryUnusable
+from cas.file_lock import DirectoryUnusable, lock_file
 
 OPTION = "--state-dir, or state_dir"
 
@@ -23,14 +22,11 @@ def claimed(path: Path) -> Iterator[None]:
     try:
         # Sources, results and the local worker's socket are the user's alone, whatever his umask is.
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = lock_file(path / "server.lock")
+    except BlockingIOError as reason:
+        raise DirectoryUnusable(f"state directory {path} is in use by another server ({OPTION})") from reason
     except OSError as reason:
         raise DirectoryUnusable(f"state directory {path} cannot be used: {_said(reason)} ({OPTION})") from reason
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as reason:
-        os.close(descriptor)
-        raise DirectoryUnusable(f"state directory {path} is in use by another server ({OPTION})") from reason
     try:
         yield
     finally:

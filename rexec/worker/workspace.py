@@ -12,7 +12,6 @@ information and error messages.
 
 from __future__ import annotations
 
-import fcntl
 import heapq
 import itertools
 import os
@@ -25,6 +24,7 @@ from pathlib import Path
 import structlog
 
 from cas.errors import FailedPrecondition
+from cas.file_lock import lock_file
 from rexec.worker.blob_files import boot_id
 from rexec.worker.processes import kill_left_behind
 
@@ -72,13 +72,11 @@ class Workspace:
         Raises FailedPrecondition if another agent holds it, Unkillable if its processes do not end.
         """
         os.makedirs(self.path, mode=0o700, exist_ok=True)
-        self._lock_fd = os.open(f"{self.path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = Path(self.path, "lock")
         try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock_fd = lock_file(lock)
         except BlockingIOError:
-            holder = os.pread(self._lock_fd, 32, 0).decode(errors="replace").strip()
-            os.close(self._lock_fd)
-            self._lock_fd = -1
+            holder = lock.read_bytes()[:32].decode(errors="replace").strip()
             raise FailedPrecondition(f"work directory {self.path} is in use by process {holder or 'unknown'}") from None
         os.ftruncate(self._lock_fd, 0)
         os.pwrite(self._lock_fd, str(os.getpid()).encode(), 0)
