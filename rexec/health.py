@@ -33,6 +33,11 @@ class Health:
         self._changed = asyncio.Event()
         """Set at the next change, and then replaced."""
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether NOT_SERVING is said."""
+        return self._draining
+
     def drain(self) -> None:
         """Say NOT_SERVING from now on; who watches is told."""
         self._draining = True

@@ -79,15 +79,15 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 class RpcObserver(Protocol):
     """Who is told of every call when it ends."""
 
-    def rpc_ended(self, method: str, code: Code, seconds: float) -> None:
-        """The call of `method` ended with `code` after `seconds`."""
+    def rpc_ended(self, method: str, code: Code, seconds: float, received_bytes: int, sent_bytes: int) -> None:
+        """The call of `method` ended with `code` after `seconds`; its messages, as encoded, had so many bytes."""
         ...
 
 
 class Unobserved:
     """An observer that does nothing."""
 
-    def rpc_ended(self, method: str, code: Code, seconds: float) -> None:
+    def rpc_ended(self, method: str, code: Code, seconds: float, received_bytes: int, sent_bytes: int) -> None:
         """Forget it."""
 
 
@@ -177,50 +177,57 @@ class RpcServer:
 
     def _unary(self, method: Method, implementation: Callable[..., Awaitable[Message]]) -> Any:
         async def call(data: bytes, context: ServicerContext) -> bytes:
-            return await self._answer(method, context, lambda ctx: implementation(_parsed(method, data), ctx))
+            return await self._answer(method, context, lambda ctx, seen: implementation(seen.parsed(method, data), ctx))
 
         return call
 
     def _gathering(self, method: Method, implementation: Callable[..., Awaitable[Message]]) -> Any:
         async def call(requests: AsyncIterator[bytes], context: ServicerContext) -> bytes:
-            return await self._answer(method, context, lambda ctx: implementation(_EachParsed(method, requests), ctx))
+            return await self._answer(
+                method, context, lambda ctx, seen: implementation(_EachParsed(method, requests, seen), ctx)
+            )
 
         return call
 
     def _yielding(self, method: Method, implementation: Callable[..., AsyncGenerator[Message, None]]) -> Any:
         async def call(data: bytes, context: ServicerContext) -> None:
-            await self._stream(method, context, lambda ctx: implementation(_parsed(method, data), ctx))
+            await self._stream(method, context, lambda ctx, seen: implementation(seen.parsed(method, data), ctx))
 
         return call
 
     def _conversing(self, method: Method, implementation: Callable[..., AsyncGenerator[Message, None]]) -> Any:
         async def call(requests: AsyncIterator[bytes], context: ServicerContext) -> None:
-            await self._stream(method, context, lambda ctx: implementation(_EachParsed(method, requests), ctx))
+            await self._stream(
+                method, context, lambda ctx, seen: implementation(_EachParsed(method, requests, seen), ctx)
+            )
 
         return call
 
     async def _answer(
-        self, method: Method, context: ServicerContext, call: Callable[[RequestContext], Awaitable[Message]]
+        self, method: Method, context: ServicerContext, call: Callable[[RequestContext, _Outcome], Awaitable[Message]]
     ) -> bytes:
         failure: StatusError
         with self._counted(method.path) as outcome:
             try:
-                answer = await call(await self._context(method, context, outcome))
-                return answer.SerializeToString()
+                answer = await call(await self._context(method, context, outcome), outcome)
+                return outcome.encoded(answer)
             except Exception as error:  # noqa: BLE001  # the edge: every failure becomes a status here
                 failure = outcome.failed(error)
         await _abort(context, failure)
         raise AssertionError("abort raises")
 
     async def _stream(
-        self, method: Method, context: ServicerContext, call: Callable[[RequestContext], AsyncGenerator[Message, None]]
+        self,
+        method: Method,
+        context: ServicerContext,
+        call: Callable[[RequestContext, _Outcome], AsyncGenerator[Message, None]],
     ) -> None:
         failure: StatusError | None = None
         with self._counted(method.path) as outcome:
             try:
-                async with aclosing(call(await self._context(method, context, outcome))) as answers:
+                async with aclosing(call(await self._context(method, context, outcome), outcome)) as answers:
                     async for answer in answers:
-                        await context.write(answer.SerializeToString())
+                        await context.write(outcome.encoded(answer))
             except Exception as error:  # noqa: BLE001  # the edge, as above
                 failure = outcome.failed(error)
         if failure is not None:
@@ -259,17 +266,31 @@ class RpcServer:
             raise
         finally:
             self._calls -= 1
-            self._observer.rpc_ended(path, outcome.code, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            self._observer.rpc_ended(path, outcome.code, seconds, outcome.received_bytes, outcome.sent_bytes)
 
 
 class _Outcome:
-    """How a call ended, and what the log says of it."""
+    """How a call ended, how many bytes it moved, and what the log says of it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.code = Code.OK
         self.peer = ""
         self.caller = ""
+        self.received_bytes = 0
+        self.sent_bytes = 0
+
+    def parsed(self, method: Method, data: bytes) -> Message:
+        """A message of the client's, counted. Raises MalformedRequest."""
+        self.received_bytes += len(data)
+        return _parsed(method, data)
+
+    def encoded(self, message: Message) -> bytes:
+        """A message of ours, counted."""
+        data = message.SerializeToString()
+        self.sent_bytes += len(data)
+        return data
 
     def failed(self, error: Exception) -> StatusError:
         """The status that `error` is for the client. One line in the log for his fault, a traceback for ours."""
@@ -303,10 +324,11 @@ class _EachParsed:
     """The messages of a request stream. A class and not a generator: one that is left before its end, as by a Write of a
     blob that exists, would cost a task to close it."""
 
-    __slots__ = ("_method", "_next", "_requests")
+    __slots__ = ("_method", "_next", "_requests", "_seen")
 
-    def __init__(self, method: Method, requests: AsyncIterator[bytes]) -> None:
+    def __init__(self, method: Method, requests: AsyncIterator[bytes], seen: _Outcome) -> None:
         self._method = method
+        self._seen = seen
         self._requests = requests
         # Made at the first use: gRPC's iterator complains of one that is made and never used, as by a call that is refused.
         self._next: Callable[[], Awaitable[bytes]] | None = None
@@ -317,7 +339,7 @@ class _EachParsed:
     async def __anext__(self) -> Message:
         if self._next is None:
             self._next = aiter(self._requests).__anext__
-        return _parsed(self._method, await self._next())
+        return self._seen.parsed(self._method, await self._next())
 
 
 MAX_DETAILS_BYTES = 4 << 10

@@ -33,6 +33,7 @@ from rexec.scheduler.outbox import Outbox
 from rexec.scheduler.queue import Queue
 from rexec.scheduler.scheduler import Inlining, LogRest, OperationState
 from rexec.scheduler.settings import SchedulerSettings
+from rexec.scheduler.stages import stages_of
 from rexec.scheduler.task import Candidate, Failure, Hold, Operation, Outcome, Stage
 from rexec.scheduler.telling import metadata_of, response_of, result_of
 
@@ -331,6 +332,8 @@ class Broker:
                 log.info("action queued again", task=task_id, worker=worker_name, reason=reason, counted=counted)
             case e.TaskCompleted(_task_id, queued_at, outcome):
                 self._observer.execution_finished(result_of(outcome), now - queued_at)
+                for stage, seconds in stages_of(outcome):
+                    self._observer.stage_ended(stage, seconds)
             case e.TasksUnserved(waiting, reason):
                 log.warning("actions wait that no worker can run", actions=waiting, reason=reason)
             case e.OperationForgotten():
@@ -357,7 +360,7 @@ class Broker:
             outbox.put(message)
 
     def snapshot(self) -> Snapshot:
-        """The state for metrics and displays. Costs the number of requirements and workers."""
+        """The state for metrics and displays. Costs the number of requirements and workers, and of tasks that wait."""
         fleet = self._queue.fleet
         states = {"ready": 0, "draining": 0, "away": 0}
         slots = busy = 0
@@ -371,5 +374,12 @@ class Broker:
         for fit in fleet.fits.values():
             if fit.lines:  # several instances may have the same requirement
                 waiting[str(fit.requirement)] = waiting.get(str(fit.requirement), 0) + fit.waiting
+        now = self.clock.monotonic()
+        oldest: dict[str, float] = {}
+        for fit in fleet.fits.values():
+            # Every place is looked at: a line is in order of priority, and its oldest task may be the last.
+            since = min((task.queued_at for line in fit.lines.values() for task in line.tasks()), default=None)
+            if since is not None:
+                oldest[str(fit.requirement)] = max(oldest.get(str(fit.requirement), 0.0), now - since)
         executing = len(self._queue.tasks) - sum(waiting.values())
-        return Snapshot(waiting, executing, len(self._queue.operations), states, slots, busy)
+        return Snapshot(waiting, executing, len(self._queue.operations), states, slots, busy, oldest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -17,6 +17,10 @@ class Observer(Protocol):
 
     def lease_granted(self, queued_seconds: float) -> None:
         """A task got a worker, `queued_seconds` after it was queued first."""
+        ...
+
+    def stage_ended(self, stage: str, seconds: float) -> None:
+        """A stage of a run that has ended took so long; for its name see rexec/scheduler/stages.py."""
         ...
 
     def task_retried(self, counted: bool) -> None:
@@ -35,6 +39,9 @@ class Unobserved:
         pass
 
     def lease_granted(self, queued_seconds: float) -> None:
+        pass
+
+    def stage_ended(self, stage: str, seconds: float) -> None:
         pass
 
     def task_retried(self, counted: bool) -> None:
@@ -60,3 +67,5 @@ class Snapshot:
     """Slots of all workers that are ready."""
     busy_slots: int
     """Those of them that have a lease."""
+    oldest_seconds: Mapping[str, float] = field(default_factory=dict)
+    """How long the task has waited that waits longest, by platform requirement, as text."""

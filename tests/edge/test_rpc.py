@@ -26,9 +26,11 @@ CAS = "/build.bazel.remote.execution.v2.ContentAddressableStorage/"
 class Observed:
     def __init__(self) -> None:
         self.calls: list[tuple[str, Code]] = []
+        self.bytes: list[tuple[int, int]] = []
 
-    def rpc_ended(self, method: str, code: Code, seconds: float) -> None:
+    def rpc_ended(self, method: str, code: Code, seconds: float, received_bytes: int, sent_bytes: int) -> None:
         self.calls.append((method.rpartition("/")[2], code))
+        self.bytes.append((received_bytes, sent_bytes))
 
 
 class Scripted:
@@ -111,6 +113,22 @@ async def test_a_unary_call_is_answered_and_counted() -> None:
         answer = re_pb2.FindMissingBlobsResponse.FromString(await find_missing(channel, request.SerializeToString()))
     assert answer.missing_blob_digests[0].hash == "aa"
     assert observed.calls == [("FindMissingBlobs", Code.OK)]
+    assert observed.bytes == [(request.ByteSize(), answer.ByteSize())]
+
+
+async def test_the_bytes_of_streams_are_counted() -> None:
+    observed = Observed()
+    message = bytestream_pb2.WriteRequest(data=b"12345")
+    async with serving((bytestream_pb2, "ByteStream", Counting()), observer=observed) as channel:
+        stub: Any = channel.stream_unary("/google.bytestream.ByteStream/Write")
+        call: Any = stub()
+        await call.write(message.SerializeToString())
+        answer: bytes = await call
+    async with serving(scripted(Scripted()), observer=observed) as channel:
+        tree: Any = channel.unary_stream(CAS + "GetTree")
+        pages: list[bytes] = [page async for page in tree(b"")]
+    assert observed.bytes == [(message.ByteSize(), len(answer)), (0, sum(map(len, pages)))]
+    assert len(pages) == 2
 
 
 async def test_a_request_that_does_not_parse_is_the_clients_fault() -> None:
