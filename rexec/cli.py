@@ -1,4 +1,4 @@
-"""The command line: `rexec serve`, `rexec worker`, `rexec logs`, `rexec check-config`."""
+"""The command line: `rexec serve`, `rexec worker`, `rexec logs`, `rexec check-config`, `rexec config`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from rexec.exposure import warnings
 # nothing here needs, would write one for every process started.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+_IN_PAIRS = ("--tls-certificate", "--tls-key")
+"""Options of which one alone is refused."""
 
 _CONFIG = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -223,7 +226,10 @@ def logs(
 @main.command("check-config")
 @click.argument("file", type=_CONFIG)
 def check_config(file: Path) -> None:
-    """Check a configuration FILE: exit 0 if `rexec serve --config FILE` would take it, else say what is wrong."""
+    """Check a configuration FILE.
+
+    Exit status: 0 if `rexec serve --config FILE` would take it, else 1, and what is wrong is said.
+    """
     settings = _configured(file)
     from rexec.auth.authentication import Authentication
     from rexec.auth.credentials import AuthUnusable
@@ -238,6 +244,20 @@ def check_config(file: Path) -> None:
     click.echo(f"{file}: good")
     click.echo(f"  listens on {', '.join(settings.server.listen)}; instance names {_names(settings)}")
     click.echo(f"  keeps its data in {settings.state_path}; {settings.local_slots} local slots")
+    for text in warnings(settings, settings.server.listen):
+        click.echo(f"  warning: {text}")
+
+
+@main.command("config")
+@click.argument("file", type=_CONFIG, required=False)
+def config_command(file: Path | None) -> None:
+    """Print every option, explained.
+
+    The output is a configuration file with the values of FILE, or with the defaults, and what each is for.
+    """
+    from rexec.listing import listing
+
+    click.echo(listing(_configured(file)), nl=False)
 
 
 def greeting(config: Config, addresses: tuple[str, ...]) -> str:
@@ -266,7 +286,21 @@ def _names(config: Config) -> str:
 
 def _configured(file: Path | None, **changes: Any) -> Config:
     try:
-        return with_changes(load(file), **changes)
+        config = load(file)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+    for name, value in changes.items():
+        if value is None:
+            continue
+        try:
+            with_changes(config, **{name: value})
+        except ConfigError as error:
+            option = "--" + name.rpartition("__")[2].replace("_", "-")
+            if option in _IN_PAIRS:
+                continue  # told below, if the other half is really missing
+            raise click.BadParameter(str(error).partition(": ")[2] or str(error), param_hint=option) from error
+    try:
+        return with_changes(config, **changes)
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
 

@@ -18,6 +18,7 @@ from cas.assets_config import AssetSettings
 from cas.config import StoreSettings, parse_bytes
 from rexec.address import host_and_port
 from rexec.auth.settings import AuthSettings
+from rexec.complaint import complaint
 from rexec.connection_settings import ConnectionSettings
 from rexec.scheduler.settings import SchedulerSettings
 from rexec.tls_settings import TlsSettings
@@ -109,7 +110,7 @@ def load(path: Path | None) -> Config:
     if path is None:
         return Config()
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8-sig")  # editors of another system put a byte order mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     try:
@@ -136,13 +137,13 @@ def from_table(table: dict[str, Any]) -> Config:
     try:
         return msgspec.convert(_sized(table, "$"), Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(complaint(str(error), Config)) from error
 
 
 def _sized(value: Any, place: str) -> Any:
     """`value` with the texts of sizes turned to numbers. TOML's nan and inf are refused: no clock can wait for them."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{value} is not a number that can be used - at `{place}`")
+        raise ConfigError(complaint(f"{value} is not a number that can be used - at `{place}`", Config))
     if not isinstance(value, dict):
         return value
     sized = {}
@@ -152,7 +153,7 @@ def _sized(value: Any, place: str) -> Any:
             try:
                 sized[key] = parse_bytes(item)
             except ValueError as error:
-                raise ConfigError(f"{error} - at `{here}`") from error
+                raise ConfigError(complaint(f"{error} - at `{here}`", Config)) from error
         else:
             sized[key] = _sized(item, here)
     return sized

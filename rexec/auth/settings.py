@@ -90,6 +90,7 @@ class CertificateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     common_name: str = ""
     """The CN of the certificate's subject, whole."""
     rights: tuple[Right, ...] = ()
+    """What its owner may do."""
     instances: tuple[str, ...] | None = None
     """Unset: all."""
 

@@ -8,13 +8,14 @@ import pytest
 from click.testing import CliRunner
 
 from rexec.cli import greeting, main
-from rexec.config import parse
+from rexec.config import Config, load, parse
+from rexec.options import sections
 
 
 @pytest.mark.parametrize(
     ("command", "mentions"),
     [
-        ([], ["serve", "worker", "check-config"]),
+        ([], ["serve", "worker", "check-config", "Check a configuration FILE. ", "Print every option, explained."]),
         (["serve"], ["--listen", "--state-dir", "--slots", "--config", "127.0.0.1:8980", "one for each core"]),
         (["worker"], ["--server", "--slots", "--cache-dir"]),
         (["logs"], ["OPERATION", "--server", "--follow", "--stdout", "--stderr", "--instance"]),
@@ -46,14 +47,16 @@ def test_a_bad_configuration_is_named_with_file_and_place(tmp_path: Path) -> Non
         assert result.exit_code == 1
         assert str(file) in result.output
         assert "max_bites" in result.output
-        assert "$.store" in result.output
+        assert "in [store]; did you mean max_bytes?" in result.output
         assert "Traceback" not in result.output
 
 
 @pytest.mark.parametrize(
     ("command", "complaint"),
     [
-        (["serve", "--listen", "8980"], "expected HOST:PORT"),
+        (["serve", "--listen", "8980"], "--listen: '8980' is not an address, expected HOST:PORT"),
+        (["serve", "--slots", "5000"], "--slots: slots is 5000, expected 0 to 4096"),
+        (["worker", "--server", "127.0.0.1:1", "--tls-key", "k"], "expected both tls_certificate and tls_key"),
         (["serve", "--slots", "-1"], "--slots"),
         (["serve", "--config", "/does/not/exist"], "does not exist"),
         (["worker"], "--server"),
@@ -82,3 +85,34 @@ def test_the_greeting_warns_of_a_port_that_others_reach() -> None:
 
 def test_the_greeting_without_local_slots_says_how_to_start_a_worker() -> None:
     assert "rexec worker --server grpc://127.0.0.1:8980" in greeting(parse("slots = 0"), ("127.0.0.1:8980",))
+
+
+def test_a_configuration_that_lets_everybody_in_is_good_but_warned_of(tmp_path: Path) -> None:
+    file = tmp_path / "rexec.toml"
+    file.write_text('[server]\nlisten = ["0.0.0.0:8980"]\n')
+    result = CliRunner().invoke(main, ["check-config", str(file)])
+    assert result.exit_code == 0
+    assert "warning: other machines reach this port, and whoever does may run commands here" in result.output
+
+
+def test_every_option_is_listed_with_its_value_and_meaning(tmp_path: Path) -> None:
+    listed = CliRunner().invoke(main, ["config"]).output
+    assert parse(listed) == Config()
+    names = {option.name for section in sections(Config) for option in section.options}
+    lines = listed.splitlines()
+    assert names == {name for name in names if any(line.removeprefix("# ").startswith(f"{name} =") for line in lines)}
+    file = tmp_path / "rexec.toml"
+    file.write_text(
+        'slots = 3\nstate_dir = "/\\u007f \\" x"\n[worker.properties]\n"a b" = ["1", "2"]\n[store]\nmax_bytes = "5GiB"\n'
+        '[[auth.certificates]]\nidentity = "a"\ncommon_name = "c"\nrights = ["execute"]\n'
+        '[[auth.certificates]]\nidentity = "b"\ncommon_name = "d"\n'
+        '[auth.jwt]\nissuer = "i"\naudience = ["x"]\njwks_file = "k"\n'
+        '[server.tls]\ncertificate = "c"\nkey = "k"\nclient_ca = "a"\n'
+    )
+    assert parse(CliRunner().invoke(main, ["config", str(file)]).output) == load(file)
+
+
+def test_no_option_is_without_an_explanation() -> None:
+    bare = [f"{section.heading} {option.name}" for section in sections(Config) for option in section.options
+            if not option.text]  # fmt: skip
+    assert bare == []
