@@ -99,10 +99,11 @@ async def do_not_merge(client: Client) -> None:
 
 @behaviour(23, "a status other than OK is never cached", execution=True)
 async def failures(client: Client) -> None:
-    """A timeout and a cancellation."""
-    digest = await action(client, "sleep 60", timeout_seconds=1)
-    expect_code(await status_of_execute(client, digest), "a timed-out action", DEADLINE_EXCEEDED)
-    await expect_refused(client.cached(digest), "GetActionResult of a timed-out action", NOT_FOUND)
+    """A timeout, one whose command exits with 0 when it is asked to end, and a cancellation."""
+    for script in ("sleep 60", "trap 'exit 0' TERM; sleep 60 & wait"):
+        digest = await action(client, script, timeout_seconds=1)
+        expect_code(await status_of_execute(client, digest), "a timed-out action", DEADLINE_EXCEEDED)
+        await expect_refused(client.cached(digest), "GetActionResult of a timed-out action", NOT_FOUND)
     digest = await action(client, "sleep 60")
     async with started(client, digest) as running:
         await running.reach(Stage.EXECUTING)

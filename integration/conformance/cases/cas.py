@@ -26,6 +26,9 @@ from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb
 MESSAGE_BYTES = 4 << 20
 """What a gRPC client receives unless told otherwise; the kit's own limit too."""
 
+LARGE_BYTES = 3_000_000
+"""More than servers take for a small blob, and several messages of a stream."""
+
 
 def _functions(client: Client) -> list[int]:
     """The advertised digest functions that the kit can compute."""
@@ -128,6 +131,13 @@ async def wrong_content(client: Client) -> None:
         )
         await client.expect_missing(digest)
     await client.expect_missing(right)
+    # Large blobs go another way than those that fit one message.
+    large = fresh(LARGE_BYTES)
+    promised = digest_of(fresh(LARGE_BYTES))
+    await expect_refused(
+        client.write(large, digest=promised), "Write of the wrong content for a large blob", INVALID_ARGUMENT
+    )
+    await client.expect_missing(promised, digest_of(large))
 
 
 @behaviour(40, "a right hash with another size is another blob")

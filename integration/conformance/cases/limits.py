@@ -35,6 +35,9 @@ from integration.conformance.expect import (
 from integration.conformance.inputs import Inputs  # fmt: skip
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
+SLOW_INPUTS = [f"{folder}/{name}" for folder in range(40) for name in range(1500)]
+"""So many files that laying them out takes longer than a second where files are made one by one. Few messages describe them."""
+
 FOREVER_SECONDS = 10_000_000_000
 """300 years; no server's maximum is longer. Within what a Duration may hold."""
 
@@ -113,6 +116,19 @@ async def timeout_clock(client: Client) -> None:
         expect(not waiting.latest.done, "expected the action to wait for a slot, it ended")
         await busy.release()
         await succeeded(client, await waiting.end())
+
+
+@behaviour(
+    17,
+    "laying out the inputs does not count towards the timeout",
+    execution=True,
+    phase=Phase.ALONE,
+    timeout_seconds=60,
+)
+async def timeout_staging(client: Client) -> None:
+    """A command that takes no time has a timeout of 1 s and 60,000 input files, which are one blob and one directory often."""
+    inputs = Inputs(files=dict.fromkeys(SLOW_INPUTS, fresh()))
+    await run(client, "test -f 0/0 && test -f 39/1499", timeout_seconds=1, inputs=inputs)
 
 
 @behaviour(18, "a timed-out action is DEADLINE_EXCEEDED and still brings stdout, stderr and outputs", execution=True)

@@ -119,9 +119,14 @@ async def tree(client: Client) -> None:
     expect_equal(len(encoded), 2, "different directories below the root")
     expect_equal(output.is_topologically_sorted, True, "is_topologically_sorted")
     waiting = {key(node.digest) for node in message.root.directories}
+    seen = set()
     for child, data in zip(message.children, encoded, strict=True):
         expect_in(key(digest_of(data)), waiting, "a child of the Tree, among those that its predecessors name")
-        waiting |= {key(node.digest) for node in child.directories}
+        seen.add(key(digest_of(data)))
+        held = {key(node.digest) for node in child.directories}
+        # The root names c too, which equals what a and b hold: it has to come after both of its parents.
+        expect(not held & seen, f"expected parents before children, got {len(held & seen)} children before a parent")
+        waiting |= held
     names = [node.name for node in message.root.directories]
     expect_equal(names, ["a", "b", "c"], "directories of the root, sorted by name")
 
