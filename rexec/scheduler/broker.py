@@ -360,7 +360,7 @@ class Broker:
             outbox.put(message)
 
     def snapshot(self) -> Snapshot:
-        """The state for metrics and displays. Costs the number of requirements and workers, and of tasks that wait."""
+        """The state for metrics and displays. Costs the number of requirements, workers and tasks."""
         fleet = self._queue.fleet
         states = {"ready": 0, "draining": 0, "away": 0}
         slots = busy = 0
@@ -381,5 +381,6 @@ class Broker:
             since = min((task.queued_at for line in fit.lines.values() for task in line.tasks()), default=None)
             if since is not None:
                 oldest[str(fit.requirement)] = max(oldest.get(str(fit.requirement), 0.0), now - since)
-        executing = len(self._queue.tasks) - sum(waiting.values())
+        # Counted one by one: what is not in line may also be parked.
+        executing = sum(task.lease is not None for task in self._queue.tasks.values())
         return Snapshot(waiting, executing, len(self._queue.operations), states, slots, busy, oldest)

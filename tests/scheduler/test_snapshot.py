@@ -25,3 +25,12 @@ async def test_slots_and_runs_are_counted(world: World) -> None:
     await worker.lease()
     snapshot = world.broker.snapshot()
     assert (snapshot.slots, snapshot.busy_slots, snapshot.executing, snapshot.operations) == (4, 1, 1, 1)
+
+
+async def test_a_task_that_nobody_waits_for_is_neither_in_line_nor_running(world: World) -> None:
+    stream = world.execute(await world.action())
+    await stream.next()
+    await stream.close()
+    snapshot = world.broker.snapshot()
+    assert sum(snapshot.waiting.values()) == 0
+    assert (snapshot.executing, snapshot.operations) == (0, 1)
