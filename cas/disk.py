@@ -177,7 +177,7 @@ class DiskStore:
 
     async def write_many(self, blobs: Sequence[tuple[Digest, bytes]]) -> Mapping[Digest, StatusError]:
         failures: dict[Digest, StatusError] = {}
-        wanted = dict(blobs)
+        held = wanted = dict(blobs)
         while wanted:
             batch: list[tuple[Digest, bytes]] = []
             victims: list[Digest] = []
@@ -193,7 +193,7 @@ class DiskStore:
                 else:
                     try:
                         self._ledger.require_room(digest)
-                        victims += self._ledger.reserve(charge(digest.size_bytes))
+                        victims += self._ledger.reserve(charge(digest.size_bytes), held)
                     except StoreFull as full:
                         failures[digest] = full
                     else:

@@ -8,7 +8,7 @@ very many tiny blobs is limited by what each costs beside its content.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from cas.digest import Digest
 from cas.errors import StoreFull
@@ -82,25 +82,48 @@ class Ledger:
                 "([store] max_bytes of the server)"
             )
 
-    def reserve(self, amount_bytes: int) -> list[Digest]:
+    def reserve(self, amount_bytes: int, held: Container[Digest] = ()) -> list[Digest]:
         """Set `amount_bytes` of room aside. Returns the blobs that are forgotten for it, oldest first; their bytes must go
-        before others are written. Raises StoreFull, and forgets nothing, if the writes under way leave too little."""
+        before others are written. Those in `held` stay.
+
+        Raises StoreFull, and forgets nothing, if the writes under way and what is held leave too little.
+        """
         if self.reserved_bytes + amount_bytes > self.max_bytes:
             raise StoreFull(
                 f"no room for {amount_bytes} bytes: writes under way hold {self.reserved_bytes} of {self.max_bytes} bytes "
                 "([store] max_bytes of the server)"
             )
+        victims = self._oldest(self.used_bytes + self.reserved_bytes + amount_bytes - self.max_bytes, held)
         self.reserved_bytes += amount_bytes
-        return self.evict()
+        self._forget_all(victims)
+        return victims
 
     def evict(self) -> list[Digest]:
         """Forget the blobs used longest ago until the bound is kept; returns them."""
-        victims = []
-        while self.used_bytes + self.reserved_bytes > self.max_bytes:
-            digest, _ = self._entries.popitem(last=False)
-            self.used_bytes -= self.charge(digest.size_bytes)
-            victims.append(digest)
+        victims = self._oldest(self.used_bytes + self.reserved_bytes - self.max_bytes, ())
+        self._forget_all(victims)
         return victims
+
+    def _oldest(self, wanted_bytes: int, held: Container[Digest]) -> list[Digest]:
+        """Those used longest ago that take `wanted_bytes` together, or little more. Raises StoreFull if `held` has too many."""
+        victims: list[Digest] = []
+        if wanted_bytes <= 0:
+            return victims
+        for digest in self._entries:
+            if digest not in held:
+                victims.append(digest)
+                wanted_bytes -= self.charge(digest.size_bytes)
+                if wanted_bytes <= 0:
+                    return victims
+        raise StoreFull(
+            f"the blobs of one batch do not fit together: the store holds at most {self.max_bytes} bytes "
+            "([store] max_bytes of the server)"
+        )
+
+    def _forget_all(self, digests: Iterable[Digest]) -> None:
+        for digest in digests:
+            del self._entries[digest]
+            self.used_bytes -= self.charge(digest.size_bytes)
 
     def release(self, amount_bytes: int) -> None:
         """Give reserved room back."""

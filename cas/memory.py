@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from cas.digest import Digest
@@ -42,6 +42,7 @@ class MemoryStore:
 
     async def write_many(self, blobs: Sequence[tuple[Digest, bytes]]) -> Mapping[Digest, StatusError]:
         failures: dict[Digest, StatusError] = {}
+        held = {digest for digest, _ in blobs}
         for digest, data in blobs:
             if self._ledger.touch(digest, 0.0) is not None:
                 continue
@@ -50,7 +51,7 @@ class MemoryStore:
                 continue
             try:
                 self._ledger.require_room(digest)
-                self._reserve(self._ledger.charge(digest.size_bytes))
+                self._reserve(self._ledger.charge(digest.size_bytes), held)
             except StoreFull as full:
                 failures[digest] = full
                 continue
@@ -93,8 +94,8 @@ class MemoryStore:
         finally:
             self._ledger.release(reserved)
 
-    def _reserve(self, amount_bytes: int) -> None:
-        for victim in self._ledger.reserve(amount_bytes):
+    def _reserve(self, amount_bytes: int, held: Container[Digest] = ()) -> None:
+        for victim in self._ledger.reserve(amount_bytes, held):
             del self.blobs[victim]
 
 

@@ -109,3 +109,15 @@ def test_a_store_without_room_is_refused(max_bytes: int) -> None:
 def test_a_blob_larger_than_the_store_is_refused_by_name() -> None:
     with pytest.raises(StoreFull, match=digest(1).hash):
         ledger(9).require_room(digest(1))
+
+
+def test_what_is_held_is_passed_over_and_what_cannot_be_had_forgets_nothing() -> None:
+    held = ledger(40)
+    for number in range(4):
+        hold(held, digest(number))
+
+    assert held.reserve(10, {digest(0)}) == [digest(1)]
+    with pytest.raises(StoreFull, match="do not fit together"):
+        held.reserve(10, {digest(0), digest(2), digest(3)})
+    assert (held.used_bytes, held.reserved_bytes) == (30, 10)
+    assert all(digest(number) in held for number in (0, 2, 3))

@@ -63,6 +63,25 @@ async def test_a_blob_that_can_never_fit_is_refused_and_evicts_nothing(open_stor
         assert await store.find_missing([large, *(digest for digest, _ in held)]) == {large}
 
 
+async def test_a_batch_pushes_out_none_of_its_own(open_store: OpenStore) -> None:
+    present = [blob(256 * KIB - 4096, seed) for seed in range(4)]
+    others = [blob(256 * KIB - 4096, seed) for seed in range(4, 6)]
+    async with open_store(MIB) as store:
+        await fill(store, present)
+
+        # Two are there, so two others fit beside them.
+        assert await store.write_many([*present[:2], *others]) == {}
+        kept = [digest for digest, _ in [*present[:2], *others]]
+        assert await store.find_missing(kept) == set()
+
+        # All that is there is asked for again, so nothing fits beside it.
+        batch = [*present[:2], *others, present[2]]
+        failures = await store.write_many(batch)
+        assert list(failures) == [present[2][0]]
+        assert isinstance(failures[present[2][0]], StoreFull)
+        assert await store.find_missing(kept) == set()
+
+
 async def test_a_size_that_is_only_claimed_evicts_nothing(open_store: OpenStore) -> None:
     held = [blob(MIB - 4096, seed) for seed in range(4)]
     claimed = Digest("ab" * 32, 4 * MIB - 8192)
