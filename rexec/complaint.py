@@ -85,6 +85,10 @@ def _unknown(name: str, section: Section, known: tuple[Section, ...]) -> str:
         hint = f"{name} belongs in {homes}" if elsewhere[0].heading else f"{name} belongs at {homes}"
     elif meant:
         hint = f"did you mean {below[meant[0]].heading if meant[0] in below else meant[0]}?"
+    elif away := difflib.get_close_matches(name, {option.name for other in known for option in other.options}, 1):
+        holders = [other for other in known if any(away[0] == option.name for option in other.options)]
+        homes = " or ".join(other.heading or "the top of the file" for other in holders)
+        hint = f"did you mean {away[0]} in {homes}?"
     else:
         hint = f"known are {', '.join([*names, *(other.heading for other in below.values())])}"
     return f"unknown key {json.dumps(name[:100])}{where}; {hint}"

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -333,7 +332,7 @@ def _name_of(digest: Digest, result: re_pb2.ActionResult, outputs: object, root:
     if isinstance(outputs, Outputs):
         for path, file in outputs.files.items():
             if file.digest == digest:
-                return f"output {shown(os.path.relpath(path, root))}"
+                return f"output {shown(path, root)}"
     for name, stream in (("standard output", result.stdout_digest), ("standard error", result.stderr_digest)):
         if stream.hash == digest.hash:
             return f"the {name}"
@@ -344,5 +343,8 @@ def _message(ended: Exit, stdout: CapturedStream, stderr: CapturedStream) -> str
     parts = [ended.message] if ended.message and not ended.timed_out else []
     for stream, name in ((stdout, "stdout"), (stderr, "stderr")):
         if stream.dropped_bytes:
-            parts.append(f"{name} was cut at {stream.size_bytes} bytes; {stream.dropped_bytes} more were thrown away")
+            parts.append(
+                f"{name} was cut at {stream.size_bytes} bytes; {stream.dropped_bytes} more were thrown away "
+                "([worker] stdout_max_bytes)"
+            )
     return "; ".join(parts)

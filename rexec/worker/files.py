@@ -136,7 +136,7 @@ class FileCache:
         total_bytes = sum([key.digest.size_bytes for key in wanted])
         if total_bytes > self.max_bytes:
             raise InputsTooLarge(
-                f"the input files take {total_bytes} bytes; this worker keeps at most {self.max_bytes} (cache_max_bytes)"
+                f"the input files take {total_bytes} bytes; this worker keeps at most {self.max_bytes} ([worker] cache_max_bytes)"
             )
         while True:
             absent = [key for key in wanted if key not in self._entries]

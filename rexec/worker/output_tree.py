@@ -62,6 +62,8 @@ class OutputReader:
     """Reads the outputs of one action; counts them together."""
 
     function: DigestFunction
+    root: str
+    """The input root without symlinks; messages name paths from here."""
     wanted_properties: frozenset[str]
     max_bytes: int
     max_files: int
@@ -105,7 +107,7 @@ class OutputReader:
     def target(self, path: str) -> str:
         """Where the symlink at `path` points."""
         self._count(path, 0)
-        return _text(os.readlink(path), path)
+        return _text(os.readlink(path), path, self.root)
 
     def properties(self, status: os.stat_result) -> re_pb2.NodeProperties | None:
         """The node properties that the Command asked for."""
@@ -114,9 +116,9 @@ class OutputReader:
     def _read(self, pending: _Pending) -> list[str]:
         """Fill in files and symlinks of one directory; returns the names of its directories, sorted."""
         names = []
-        for name in sorted(_names_in(pending.path)):
+        for name in sorted(_names_in(pending.path, self.root)):
             path = f"{pending.path}/{name}"
-            _text(name, path)
+            _text(name, path, self.root)
             status = os.lstat(path)
             if stat.S_ISDIR(status.st_mode):
                 self._count(path, 0)
@@ -134,21 +136,24 @@ class OutputReader:
                     name=name, target=self.target(path), node_properties=self.properties(status)
                 )
             else:
-                raise special_file(path, status)
+                raise special_file(path, status, self.root)
         return names
 
     def _count(self, path: str, size_bytes: int) -> None:
         self._entries += 1
         self._bytes += size_bytes
         if self._entries > self.max_files:
-            raise FailedPrecondition(f"the outputs are more than {self.max_files} files, directories and symlinks")
+            raise FailedPrecondition(
+                f"the outputs are more than {self.max_files} files, directories and symlinks ([worker] output_max_files)"
+            )
         if self._bytes > self.max_bytes:
             raise FailedPrecondition(
-                f"the outputs up to {shown(path)} take {self._bytes} bytes; {self.max_bytes} is the most"
+                f"the outputs up to {shown(path, self.root)} take {self._bytes} bytes; the worker takes at most "
+                f"{self.max_bytes} ([worker] output_max_bytes)"
             )
 
     def _hash(self, path: str, status: os.stat_result) -> Digest:
-        with _opened(path, status) as fd_owner:
+        with _opened(path, status, self.root) as fd_owner:
             started = hasher(self.function, status.st_size)
             size_bytes = 0
             while piece := os.read(fd_owner.fd, _PIECE_BYTES):
@@ -156,7 +161,7 @@ class OutputReader:
                 size_bytes += len(piece)
         if size_bytes != status.st_size:
             raise FailedPrecondition(
-                f"output {shown(path)} changed while it was read: {status.st_size}, then {size_bytes} bytes"
+                f"output {shown(path, self.root)} changed while it was read: {status.st_size}, then {size_bytes} bytes"
             )
         return Digest(started.hexdigest(), size_bytes, self.function)
 
@@ -176,7 +181,7 @@ class _Pending:
 class _opened:  # noqa: N801 - used as a verb in a with statement
     """A descriptor to read a regular file, whatever its mode; its owner may always give himself permission."""
 
-    def __init__(self, path: str, status: os.stat_result) -> None:
+    def __init__(self, path: str, status: os.stat_result, root: str) -> None:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         try:
             self.fd = os.open(path, flags)
@@ -185,9 +190,9 @@ class _opened:  # noqa: N801 - used as a verb in a with statement
                 os.chmod(path, stat.S_IMODE(status.st_mode) | 0o400)
                 self.fd = os.open(path, flags)
             except OSError as failure:
-                raise _unreadable(path, failure) from failure
+                raise _unreadable(path, failure, root) from failure
         except OSError as failure:
-            raise _unreadable(path, failure) from failure
+            raise _unreadable(path, failure, root) from failure
 
     def __enter__(self) -> _opened:
         return self
@@ -196,22 +201,22 @@ class _opened:  # noqa: N801 - used as a verb in a with statement
         os.close(self.fd)
 
 
-def _names_in(path: str) -> list[str]:
+def _names_in(path: str, root: str) -> list[str]:
     try:
         if not os.access(path, os.R_OK | os.X_OK):
             os.chmod(path, 0o700)  # its owner may always give himself permission
         return os.listdir(path)
     except OSError as failure:
-        raise _unreadable(path, failure) from failure
+        raise _unreadable(path, failure, root) from failure
 
 
-def _unreadable(path: str, failure: OSError) -> Exception:
+def _unreadable(path: str, failure: OSError, root: str) -> Exception:
     if failure.errno in (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         return failure  # the worker's trouble
-    return FailedPrecondition(f"output {shown(path)} cannot be read: {os.strerror(failure.errno or 0)}")
+    return FailedPrecondition(f"output {shown(path, root)} cannot be read: {os.strerror(failure.errno or 0)}")
 
 
-def special_file(path: str, status: os.stat_result) -> FailedPrecondition:
+def special_file(path: str, status: os.stat_result, root: str) -> FailedPrecondition:
     """The failure for an output that is neither file, directory nor symlink."""
     kinds = {
         stat.S_IFIFO: "a named pipe",
@@ -220,18 +225,18 @@ def special_file(path: str, status: os.stat_result) -> FailedPrecondition:
         stat.S_IFCHR: "a character device",
     }
     kind = kinds.get(stat.S_IFMT(status.st_mode), "neither file, directory nor symlink")
-    return FailedPrecondition(f"output {shown(path)} is {kind}, which no blob can hold")
+    return FailedPrecondition(f"output {shown(path, root)} is {kind}, which no blob can hold")
 
 
-def _text(name: str, path: str) -> str:
+def _text(name: str, path: str, root: str) -> str:
     """`name`, if it can be in a message. Python holds bytes that are not UTF-8 as surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise FailedPrecondition(f"output {shown(path)} has a name or target that is not UTF-8") from None
+        raise FailedPrecondition(f"output {shown(path, root)} has a name or target that is not UTF-8") from None
     return name
 
 
-def shown(path: str) -> str:
-    """A path for a message: its end, with bytes that are not UTF-8 spelled out."""
-    return repr(os.fsencode(path)[-200:])[1:]
+def shown(path: str, root: str) -> str:
+    """A path for a message: from the input root on, its end, with bytes that are not UTF-8 spelled out."""
+    return repr(os.fsencode(path.removeprefix(f"{root}/"))[-200:])[1:]

@@ -46,13 +46,15 @@ def collect(command: re_pb2.Command, root: str, function: DigestFunction, max_by
     Raises WrongOutputKind for a declared file that is a directory and the reverse, FailedPrecondition for what no message
     can hold, MalformedRequest for a path outside the root.
     """
-    reader = OutputReader(function, require_known_names(command.output_node_properties), max_bytes, max_files)
+    root = os.path.realpath(root)
+    wanted_properties = require_known_names(command.output_node_properties)
+    reader = OutputReader(function, root, wanted_properties, max_bytes, max_files)
     outputs = Outputs(files=reader.files)
     for wanted in _wanted(command):
         relative = inside(command.working_directory, wanted.path)
         try:
             # The parent is resolved, the last segment is not: an output may be a symlink to anywhere.
-            parent = resolved(root, os.path.dirname(relative)) if relative else os.path.realpath(root)
+            parent = resolved(root, os.path.dirname(relative)) if relative else root
             path = f"{parent}/{os.path.basename(relative)}" if relative else parent
             status = os.lstat(path)
             _add(outputs, reader, command, wanted, path, status)
@@ -117,7 +119,7 @@ def _add(
             raise WrongOutputKind(f"output file {wanted.path[:200]!r} is a directory")
         _add_directory(outputs, reader, command, wanted.path, path)
     else:
-        raise special_file(path, status)
+        raise special_file(path, status, reader.root)
 
 
 def _add_directory(

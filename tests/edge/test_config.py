@@ -45,6 +45,7 @@ def test_sections_reach_the_parts_that_they_are_named_after() -> None:
         ("[sever]", r'^unknown key "sever"; did you mean \[server\]\?$'),
         ("[server]\nlisen = []", r'^unknown key "lisen" in \[server\]; did you mean listen\?$'),
         ('listen = ["127.0.0.1:1"]', r'^unknown key "listen"; listen belongs in \[server\]$'),
+        ("[server.tls]\nlissten = 1", r"in \[server\.tls\]; did you mean listen in \[server\]\?$"),
         ("[server]\nstate_dir = 1", r"in \[server\]; state_dir belongs at the top of the file"),
         ("[server.tls]\nzzz = 1", r"in \[server\.tls\]; known are certificate, key, client_ca$"),
         ("[server]\nlisten = []", r"^\[server\] listen is empty"),

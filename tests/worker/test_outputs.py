@@ -171,13 +171,15 @@ async def test_34_an_unknown_property_of_outputs_is_refused(worker: Worker) -> N
         ("touch \"$(printf 'd/\\377')\"", "not UTF-8"),
         ("ln -s \"$(printf '\\377')\" d/x", "not UTF-8"),
         ("mkdir \"$(printf 'd/\\377')\"", "not UTF-8"),
-        ("truncate -s 100G d/x", "is the most"),
+        ("truncate -s 100G d/x", "[worker] output_max_bytes"),
     ],
 )
 async def test_what_no_blob_can_hold_is_a_clear_failure(worker: Worker, script: str, text: str) -> None:
     finished = await worker.sh(f"mkdir d; {script}", output_paths=["d"], env={"LC_ALL": "C"})
     assert (finished.status.code, finished.failure) == (Code.FAILED_PRECONDITION, worker_pb2.Finished.NONE)
     assert text in finished.status.message
+    assert str(worker.work_dir) not in finished.status.message  # which means nothing to a client
+    assert "'d/" in finished.status.message
     direct = await worker.sh("mkfifo x", output_paths=["x"])
     assert direct.status.code == Code.FAILED_PRECONDITION
 
