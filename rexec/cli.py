@@ -55,7 +55,7 @@ def main() -> None:
     help="Actions that this machine runs at once; 0 serves without a local worker. [default: one for each core]",
 )
 @click.option("--config", type=_CONFIG, metavar="FILE", help="TOML file with every other option.")
-@click.option("--metrics-listen", metavar="HOST:PORT", help="Serve Prometheus metrics at http://HOST:PORT/metrics.")
+@click.option("--metrics-listen", metavar="HOST:PORT", help="Answer /metrics, /healthz and /readyz over HTTP there.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]")
 def serve(
     listen: tuple[str, ...],
@@ -119,6 +119,7 @@ def serve(
     metavar="PID",
     help="End when this process, which starts the worker, ends.",
 )
+@click.option("--metrics-listen", metavar="HOST:PORT", help="Answer /metrics, /healthz and /readyz over HTTP there.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]")
 def worker(
     server: str,
@@ -132,6 +133,7 @@ def worker(
     name: str | None,
     config: Path | None,
     parent_pid: int | None,
+    metrics_listen: str | None,
     log_level: str | None,
 ) -> None:
     """Run actions for a server.
@@ -153,6 +155,7 @@ def worker(
         connection__tls_key=tls_key,
         connection__token_file=token_file,
         worker__parent_pid=parent_pid,
+        worker__metrics_listen=metrics_listen,
         server__log_level=log_level,
     )
     from rexec import logs

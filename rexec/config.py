@@ -36,7 +36,7 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """HOST:PORT of the gRPC services. Only this machine reaches the default. Before others may: [server.tls] and [auth], for
     without them who reaches the port may run any command here."""
     metrics_listen: str = ""
-    """HOST:PORT of the Prometheus metrics (http://HOST:PORT/metrics). Empty: none."""
+    """HOST:PORT of the HTTP port: Prometheus metrics (/metrics) and probes (/healthz, /readyz). Empty: none."""
     instance_names: tuple[str, ...] = ("", "main")
     """The instance names that clients may use. They share blobs; each has its own action results."""
     share_port: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -11,12 +12,16 @@ import structlog
 
 from cas.errors import StatusError
 from cas.remote import RemoteStore
+from cas.store import BlobStore
+from rexec import http_port
 from rexec.config import Config
 from rexec.connection import CannotConnect, headers, open_channel
+from rexec.ports import CannotListen, require_free
 from rexec.worker.link import dial_over
 from rexec.worker.processes import Unkillable
 from rexec.worker.settings import WorkerSettings
 from rexec.worker.start import WorkDirectoryUnusable, run_agent
+from rexec.worker_telemetry import WorkerTelemetry
 
 log = structlog.get_logger()
 
@@ -28,20 +33,25 @@ class CannotWork(Exception):
 async def work(server: str, config: Config) -> None:
     """Run actions for the server at grpc://, grpcs:// or unix: until SIGTERM or SIGINT. Raises CannotWork."""
     settings = _placed(config.worker)
+    telemetry = WorkerTelemetry()
+    figures = http_port.Figures(telemetry.registry, telemetry.state, telemetry.unready)
     try:
+        if settings.metrics_listen:
+            require_free(settings.metrics_listen, "--metrics-listen, or [worker] metrics_listen")
         shown = headers(server, config.connection)
         opened = open_channel(server, config.connection)
-    except CannotConnect as error:
+    except (CannotConnect, CannotListen) as error:
         raise CannotWork(str(error)) from error
     async with opened as channel:
 
         @cache
-        def store_of(instance_name: str) -> RemoteStore:
-            return RemoteStore(channel, instance_name, shown)
+        def store_of(instance_name: str) -> BlobStore:
+            return telemetry.metered(RemoteStore(channel, instance_name, shown))
 
         log.info("worker starts", server=server, slots=settings.slots, work_dir=settings.work_dir)
         try:
-            await run_agent(settings, dial_over(channel, shown), store_of)
+            with http_port.shown(settings.metrics_listen, figures) if settings.metrics_listen else nullcontext():
+                await run_agent(settings, dial_over(channel, shown), store_of, telemetry)
         except (StatusError, Unkillable, WorkDirectoryUnusable, OSError) as error:
             raise CannotWork(str(error)) from error
 

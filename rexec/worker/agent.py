@@ -24,6 +24,7 @@ from rexec.worker.held_leases import HeldLease, HeldLeases, LeaseKey
 from rexec.worker.link import Dial, Link, LinkBroken, Refused
 from rexec.worker.live_log import LeaseLog
 from rexec.worker.machine import available_memory_bytes, load, offered_properties
+from rexec.worker.observer import Unobserved, WorkerObserver, WorkerState
 from rexec.worker.trouble import Trouble
 
 _log = structlog.get_logger()
@@ -37,8 +38,11 @@ _DEFAULT_HEARTBEAT_SECONDS = 5.0
 class Agent:
     """One worker. `run` returns when it has drained."""
 
-    def __init__(self, context: ActionContext, dial: Dial, session_id: str) -> None:
+    def __init__(
+        self, context: ActionContext, dial: Dial, session_id: str, observer: WorkerObserver | None = None
+    ) -> None:
         self._context = context
+        self._observer: WorkerObserver = observer or Unobserved()
         self._settings = context.settings
         self._dial = dial
         self._session_id = session_id
@@ -57,11 +61,22 @@ class Agent:
         self._failed_attempts = 0
         self._trouble = Trouble()
         context.leaving = lambda: bool(self._draining)
+        self._observer.watch(self.state)
 
     @property
     def is_attached(self) -> bool:
         """Whether the scheduler has welcomed the present stream."""
         return self._outbox is not None
+
+    def state(self) -> WorkerState:
+        """For metrics and displays."""
+        return WorkerState(
+            slots=self._settings.slots,
+            leases=self._leases.by_phase(),
+            cache_bytes=self._context.files.used_bytes,
+            is_attached=self.is_attached,
+            draining=self._draining,
+        )
 
     async def run(self) -> None:
         """Stay attached and run leases until drained. Cancelling it kills all actions."""
@@ -215,6 +230,7 @@ class Agent:
         """Run one lease to its end, whatever happens."""
 
         def progress(phase: worker_pb2.Progress.Phase, metadata: re_pb2.ExecutedActionMetadata) -> None:
+            self._leave_phase(held)
             held.phase = phase
             self._send(
                 worker_pb2.FromWorker(
@@ -236,7 +252,15 @@ class Agent:
             finished = _stopped(lease.lease_id, lease.epoch, worker_pb2.Finished.INFRASTRUCTURE, type(failure).__name__)
         self._end(held, finished)
 
+    def _leave_phase(self, held: HeldLease) -> None:
+        now = asyncio.get_running_loop().time()
+        if held.phase != worker_pb2.Progress.PHASE_UNSPECIFIED:
+            self._observer.phase_ended(held.phase_name, now - held.phase_began_at)
+        held.phase_began_at = now
+
     def _end(self, held: HeldLease, finished: worker_pb2.Finished) -> None:
+        self._leave_phase(held)
+        self._observer.lease_ended(worker_pb2.Finished.Failure.Name(finished.failure).lower())
         held.task = None
         held.finished = finished
         if held.is_unwanted:

@@ -27,6 +27,8 @@ class HeldLease:
     key: LeaseKey
     log: LeaseLog
     phase: worker_pb2.Progress.Phase = worker_pb2.Progress.PHASE_UNSPECIFIED
+    phase_began_at: float = 0.0
+    """By the event loop's clock."""
     task: asyncio.Task[None] | None = None
     finished: worker_pb2.Finished | None = None
     """How it ended, once it has."""
@@ -35,6 +37,15 @@ class HeldLease:
     reason: str = ""
     is_unwanted: bool = False
     """Nobody waits to hear of it: it is forgotten as soon as it has stopped."""
+
+    @property
+    def phase_name(self) -> str:
+        """For people: "accepted" before the first phase, "ended" after the last."""
+        if self.finished is not None:
+            return "ended"
+        if self.phase == worker_pb2.Progress.PHASE_UNSPECIFIED:
+            return "accepted"
+        return worker_pb2.Progress.Phase.Name(self.phase).lower()
 
     @property
     def needs_slot(self) -> bool:
@@ -72,6 +83,14 @@ class HeldLeases:
 
     def __len__(self) -> int:
         return len(self._leases)
+
+    def by_phase(self) -> dict[str, int]:
+        """How many are in each phase, by its name; every phase is there."""
+        names = [worker_pb2.Progress.Phase.Name(phase).lower() for phase in worker_pb2.Progress.Phase.values() if phase]
+        counts = dict.fromkeys(("accepted", *names, "ended"), 0)
+        for held in self._leases.values():
+            counts[held.phase_name] += 1
+        return counts
 
     def room(self) -> int:
         """How many more leases can be taken.

@@ -7,6 +7,8 @@ import socket
 
 import msgspec
 
+from rexec.address import host_and_port
+
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where commands are looked up when neither the Command nor the settings say. Debian's default for root."""
 
@@ -19,6 +21,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     name: str = ""
     """For people: ends up in ExecutedActionMetadata.worker. Empty: host name and process id."""
+
+    metrics_listen: str = ""
+    """HOST:PORT of the worker's own /metrics, /healthz and /readyz. Empty: none."""
 
     slots: int = msgspec.field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Actions that run at once, at most 4096. Default: the cores this process may use."""
@@ -77,6 +82,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     come back in the same instant."""
 
     def __post_init__(self) -> None:
+        if self.metrics_listen:
+            host_and_port(self.metrics_listen)
         for field in ("slots", "cache_max_bytes", "stdout_max_bytes", "output_max_bytes", "output_max_files"):
             _require(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
         _require(self.slots <= MAX_SLOTS, "slots", self.slots, f"at most {MAX_SLOTS}")

@@ -19,6 +19,7 @@ from rexec.worker.agent import Agent
 from rexec.worker.blob_files import BlobFiles
 from rexec.worker.files import FileCache
 from rexec.worker.link import Dial
+from rexec.worker.observer import WorkerObserver
 from rexec.worker.processes import Processes, die_with_parent
 from rexec.worker.runner import Runner
 from rexec.worker.settings import WorkerSettings
@@ -34,7 +35,12 @@ class WorkDirectoryUnusable(Exception):
     """A directory of the worker cannot be used; the text names it, the reason and the option."""
 
 
-async def run_agent(settings: WorkerSettings, dial: Dial, store_of: Callable[[str], BlobStore]) -> None:
+async def run_agent(
+    settings: WorkerSettings,
+    dial: Dial,
+    store_of: Callable[[str], BlobStore],
+    observer: WorkerObserver | None = None,
+) -> None:
     """Run a worker in this process until SIGTERM or SIGINT (a second one leaves at once), or until the scheduler drains it.
 
     `store_of` gives the store of an instance name. Raises FailedPrecondition if another agent holds the work directory,
@@ -44,7 +50,7 @@ async def run_agent(settings: WorkerSettings, dial: Dial, store_of: Callable[[st
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))  # a core file would be an output, or fill the disk
     loop = asyncio.get_running_loop()
-    async with open_agent(settings, dial, store_of) as agent:
+    async with open_agent(settings, dial, store_of, observer) as agent:
         received: list[signal.Signals] = []
 
         def leave(number: signal.Signals) -> None:
@@ -72,7 +78,10 @@ async def run_agent(settings: WorkerSettings, dial: Dial, store_of: Callable[[st
 
 @asynccontextmanager
 async def open_agent(
-    settings: WorkerSettings, dial: Dial, store_of: Callable[[str], BlobStore]
+    settings: WorkerSettings,
+    dial: Dial,
+    store_of: Callable[[str], BlobStore],
+    observer: WorkerObserver | None = None,
 ) -> AsyncIterator[Agent]:
     """An agent with its work directory claimed and its cache taken over, ready to `run`. Touches no signal handlers."""
     if not settings.work_dir:
@@ -96,7 +105,7 @@ async def open_agent(
             store_of=store_of,
             directories=DirectoryCache(max_bytes=_PARSED_DIRECTORY_BYTES),
         )
-        yield Agent(context, dial, str(uuid.uuid4()))
+        yield Agent(context, dial, str(uuid.uuid4()), observer)
     finally:
         await asyncio.to_thread(workspace.close)
 

@@ -15,6 +15,7 @@ from cas.compose import Tiered, Verified
 from cas.disk import DiskStore
 from cas.instances import Instance, Instances
 from cas.memory import MemoryStore
+from cas.metered import Metered
 from cas.remote import CHANNEL_OPTIONS, RemoteStore
 from cas.services.bytestream import ByteStream
 from cas.services.cas import ContentAddressableStorage
@@ -51,6 +52,11 @@ async def verified_disk(path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
 
 
 @asynccontextmanager
+async def metered(_path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
+    yield Metered(MemoryStore(max_bytes), lambda _size_bytes: None, lambda _size_bytes: None)
+
+
+@asynccontextmanager
 async def tiered(path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
     async with DiskStore(path, max_bytes) as slow, Tiered(MemoryStore(max_bytes), slow) as store:
         yield store
@@ -80,7 +86,7 @@ async def remote(_path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
             await server.stop(0)
 
 
-STORES = [memory, disk, verified_memory, verified_disk, tiered, tiered_behind_a_small_memory, remote]
+STORES = [memory, disk, verified_memory, verified_disk, metered, tiered, tiered_behind_a_small_memory, remote]
 
 
 @pytest.fixture(params=STORES, ids=lambda opener: opener.__name__)
