@@ -15,6 +15,7 @@ import errno
 import signal
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -199,19 +200,23 @@ class LeasedAction:
         directory = working_directory(lease.command, room.root)
         started = invocation(lease.command, directory, context.settings.environment, room.tmp)
         timeout_seconds = lease.timeout.ToNanoseconds() / 1e9
+        max_bytes = context.settings.stdout_max_bytes
         async with context.slots:
-            stdout = CapturedStream(f"{room.path}/stdout", context.settings.stdout_max_bytes)
-            stderr = CapturedStream(f"{room.path}/stderr", context.settings.stdout_max_bytes)
-            self._log.began(stdout, stderr)
-            self._begin(worker_pb2.Progress.RUNNING, self._metadata.execution_start_timestamp)
-            try:
-                ended = await context.runner.run(started, room.path, stdout, stderr, timeout_seconds)
-            except BaseException as failure:
-                if isinstance(failure, OSError):
-                    finished.action_result.CopyFrom(_evidence(stdout, stderr))
-                # A command that is cancelled has run as well.
-                hold.forget(await to_the_end(asyncio.to_thread(changed, inputs, context.files.files)))
-                raise
+            with (
+                # What was captured stays when they are closed.
+                closing(CapturedStream(f"{room.path}/stdout", max_bytes)) as stdout,
+                closing(CapturedStream(f"{room.path}/stderr", max_bytes)) as stderr,
+            ):
+                self._log.began(stdout, stderr)
+                self._begin(worker_pb2.Progress.RUNNING, self._metadata.execution_start_timestamp)
+                try:
+                    ended = await context.runner.run(started, room.path, stdout, stderr, timeout_seconds)
+                except BaseException as failure:
+                    if isinstance(failure, OSError):
+                        finished.action_result.CopyFrom(_evidence(stdout, stderr))
+                    # A command that is cancelled has run as well.
+                    hold.forget(await to_the_end(asyncio.to_thread(changed, inputs, context.files.files)))
+                    raise
         self._stamp(self._metadata.execution_completed_timestamp)
         self._metadata.virtual_execution_duration.FromNanoseconds(round(ended.wall_seconds * 1e9))
         self._begin(worker_pb2.Progress.COLLECTING)

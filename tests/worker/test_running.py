@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,15 @@ INFRASTRUCTURE = worker_pb2.Finished.INFRASTRUCTURE
 
 def left_in(directory: Path) -> list[int]:
     return [pid for pid, process in all_processes().items() if not process.is_dead and lies_in(pid, str(directory))]
+
+
+def open_files() -> set[str]:
+    """What the descriptors of this process stand for."""
+    found = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # that of the listing itself
+            found.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return found
 
 
 async def test_a_command_runs_and_its_result_carries_times_and_streams(worker: Worker) -> None:
@@ -266,6 +277,26 @@ async def test_a_slot_is_held_only_while_the_command_runs(worker: Worker) -> Non
     finished = await asyncio.gather(*(worker.sh("echo x") for _ in range(6)))
     assert [f.action_result.exit_code for f in finished] == [0] * 6
     assert worker.context.slots._value == 2
+
+
+async def test_a_pipe_that_cannot_be_made_leaves_no_other_open(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    make = os.pipe2
+
+    def second_fails(flags: int) -> tuple[int, int]:
+        if made:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        ends = make(flags)
+        made.append(os.readlink(f"/proc/self/fd/{ends[0]}"))
+        return ends
+
+    monkeypatch.setattr("rexec.worker.streams.os.pipe2", second_fails)
+    finished = await worker.sh("echo x")
+    monkeypatch.undo()
+
+    assert finished.failure == INFRASTRUCTURE
+    assert made
+    assert made[0] not in open_files()
 
 
 async def test_the_worker_survives_a_program_that_closes_its_streams(worker: Worker) -> None:
