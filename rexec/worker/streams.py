@@ -7,13 +7,16 @@ is thrown away. Most actions print little or nothing, so the first `MEMORY_BYTES
 beyond that the kernel moves the bytes from the pipe to a file (splice), and they are never in this process.
 
 A process that the action left behind may keep the pipe open for ever, so the end of the action ends the reading, not the
-end of the pipe: `finish` is called when all processes are dead and takes what the pipe still holds.
+end of the pipe: `finish` is called when all processes are dead and takes what the pipe holds then.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import sys
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -54,12 +57,13 @@ class CapturedStream:
         loop.add_reader(self._read_fd, self._on_readable)
 
     def finish(self) -> None:
-        """Take what is left in the pipe and close it. All processes of the action are dead. Raises OSError if the file could
-        not be written (no space)."""
+        """Take what the pipe holds now and close it. All processes of the action are dead; what one that escaped goes on to
+        write is not waited for. Raises OSError if the file could not be written (no space)."""
         self._stop_reading()
         self._close_write()
-        while self._read_fd >= 0 and self._move():
-            pass
+        left = _waiting_bytes(self._read_fd) if self._read_fd >= 0 else 0
+        while left > 0 and (count := self._move()):
+            left -= count
         self.close()
         if self._failure is not None:
             raise self._failure
@@ -173,6 +177,11 @@ class CapturedStream:
             count = len(os.read(self._read_fd, MEMORY_BYTES))
         self.dropped_bytes += count
         return count
+
+
+def _waiting_bytes(pipe: int) -> int:
+    """What a pipe holds (FIONREAD, see pipe(7))."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def _splice(source: int, target: int, count: int) -> int:
