@@ -20,12 +20,13 @@ import os
 import shutil
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from cas.digest import Digest, DigestFunction, hasher
+from cas.durability import current_boot_id
 from cas.errors import DigestMismatch
 from rexec.worker.spawn_gate import GATE, SpawnGate
 
@@ -49,33 +50,26 @@ class FileKey(NamedTuple):
         return 0o555 if self.is_executable else 0o444
 
 
-def boot_id() -> str:
-    """A value that changes with every start of the machine (random(4))."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
 class BlobFiles:
     """The files below one directory. Knows nothing of room or use; `FileCache` does."""
 
-    def __init__(self, root: str, gate: SpawnGate = GATE) -> None:
+    def __init__(self, root: str, gate: SpawnGate = GATE, boot_id: Callable[[], str] = current_boot_id) -> None:
         self.root = os.path.abspath(root)
         self._gate = gate
+        self._boot_id = boot_id
         self._temporary = os.path.join(self.root, "tmp")
         self._numbers = itertools.count()
 
     def open_root(self) -> None:
-        """Make the directory usable: partial files of an earlier process are deleted, and all files if the machine was
-        started since, because unflushed bytes may be gone while the name is there."""
+        """Make the directory usable: partial files of an earlier process are deleted, and all files if the machine was or may
+        have been started since, because unflushed bytes may be gone while the name is there."""
         os.makedirs(self.root, exist_ok=True)
         mark = Path(self.root, "boot")
-        known = mark.read_text() if mark.exists() else ""
-        if known != boot_id():
+        boot_id = self._boot_id()
+        if not boot_id or not mark.exists() or mark.read_text() != boot_id:
             for name in _FUNCTIONS:
                 shutil.rmtree(os.path.join(self.root, name), ignore_errors=True)
-            mark.write_text(boot_id())
+            mark.write_text(boot_id)
         shutil.rmtree(self._temporary, ignore_errors=True)
         os.makedirs(self._temporary, exist_ok=True)
 

@@ -16,6 +16,7 @@ import heapq
 import itertools
 import os
 import stat
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,9 +24,9 @@ from pathlib import Path
 
 import structlog
 
+from cas.durability import current_boot_id
 from cas.errors import FailedPrecondition
 from cas.file_lock import lock_file
-from rexec.worker.blob_files import boot_id
 from rexec.worker.processes import kill_left_behind
 
 _log = structlog.get_logger()
@@ -55,10 +56,11 @@ class Room:
 class Workspace:
     """One work directory. `claim` blocks and is called in a thread; the rest takes microseconds."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, boot_id: Callable[[], str] = current_boot_id) -> None:
         self.path = os.path.realpath(path)
         self._rooms = f"{self.path}/w"
         self._trash = f"{self.path}/trash"
+        self._boot_id = boot_id
         self._free: list[int] = []
         self._next = itertools.count()
         self._trashed = itertools.count()
@@ -149,15 +151,15 @@ class Workspace:
     def _start_sessions(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         self._sessions_fd = os.open(f"{self.path}/sessions", flags, 0o600)
-        os.write(self._sessions_fd, f"{boot_id()}\n".encode())
+        os.write(self._sessions_fd, f"{self._boot_id()}\n".encode())
 
     def _read_sessions(self) -> list[tuple[int, int]]:
-        """The sessions noted by the last agent; none if the machine was started since."""
+        """The sessions noted by the last agent; none if the machine was or may have been started since."""
         try:
             boot, *lines = Path(self.path, "sessions").read_text(errors="replace").splitlines()
         except (FileNotFoundError, ValueError):
             return []
-        if boot != boot_id():
+        if not boot or boot != self._boot_id():
             return []
         pairs = [line.split() for line in lines]
         return [(int(pair[0]), int(pair[1])) for pair in pairs if len(pair) == 2 and all(map(str.isdigit, pair))]

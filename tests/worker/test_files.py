@@ -190,6 +190,19 @@ async def test_files_of_an_earlier_boot_are_not_trusted(tmp_path: Path, store: M
     assert a not in await cache_at(tmp_path)
 
 
+async def test_files_are_not_trusted_where_the_boot_is_unknown(tmp_path: Path, store: MemoryStore) -> None:
+    async def adopted() -> FileCache:
+        cache = FileCache(BlobFiles(str(tmp_path), boot_id=str), 1000)
+        await cache.adopt()
+        return cache
+
+    cache = await adopted()
+    (a,) = await filled(store, b"a")
+    (await cache.hold([a], store)).release()
+    assert a in cache
+    assert a not in await adopted()
+
+
 async def test_outputs_are_taken_as_far_as_there_is_room(tmp_path: Path, store: MemoryStore) -> None:
     cache = await cache_at(tmp_path / "cache")
     (a,) = await filled(store, b"a" * 700)

@@ -105,6 +105,20 @@ def test_sessions_of_an_earlier_boot_mean_nothing(tmp_path: Path) -> None:
     workspace.close()
 
 
+def test_sessions_mean_nothing_where_the_boot_is_unknown(tmp_path: Path) -> None:
+    workspace = Workspace(str(tmp_path), boot_id=str)
+    workspace.claim()
+    ticks = ticks_now()
+    with subprocess.Popen(["sleep", "1000"], env={}, cwd="/", start_new_session=True) as other:
+        workspace.note_session(other.pid, ticks)
+        workspace.close()
+        successor = Workspace(str(tmp_path), boot_id=str)
+        successor.claim()
+        successor.close()
+        assert other.poll() is None
+        other.kill()
+
+
 def test_anything_can_be_deleted(tmp_path: Path) -> None:
     keep = tmp_path / "keep"
     keep.mkdir()
