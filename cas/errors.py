@@ -21,6 +21,7 @@
     │   ├── QueueFull           with RetryInfo
     │   └── UploadsFull         with RetryInfo
     ├── Unavailable             UNAVAILABLE, with RetryInfo
+    │   ├── SchedulerStops
     │   └── WorkerLost
     ├── ActionTimedOut          DEADLINE_EXCEEDED
     ├── Cancelled               CANCELLED
@@ -267,6 +268,13 @@ class Unavailable(StatusError):
 
     def details(self) -> Iterable[any_pb2.Any]:
         return (retry_info(self.retry_seconds),)
+
+
+class SchedulerStops(Unavailable):
+    """Told to everyone who waits when the server stops, which is a line of its own in the log."""
+
+    def __init__(self) -> None:
+        super().__init__("the scheduler stops")
 
 
 class WorkerLost(Unavailable):

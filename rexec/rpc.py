@@ -32,6 +32,7 @@ from cas.errors import (
     NotAuthenticated,
     NotFound,
     QueueFull,
+    SchedulerStops,
     StatusError,
 )
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
@@ -295,8 +296,8 @@ class _Outcome:
     def failed(self, error: Exception) -> StatusError:
         """The status that `error` is for the client. One line in the log for his fault, a traceback for ours."""
         match error:
-            case NotFound():
-                failure: StatusError = error  # the normal answer of a cache: no line
+            case NotFound() | SchedulerStops():
+                failure: StatusError = error  # the normal answer of a cache, or told once for all calls: no line
             case NotAuthenticated() | NotAllowed():
                 failure = error  # whose text says nothing
                 reason = str(error.__cause__ or error)[:500]

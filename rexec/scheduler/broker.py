@@ -20,7 +20,7 @@ from uuid import uuid4
 
 import structlog
 
-from cas.errors import MalformedRequest, OperationNotFound, Unavailable
+from cas.errors import MalformedRequest, OperationNotFound, SchedulerStops, Unavailable
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.scheduler import events as e
@@ -35,7 +35,7 @@ from rexec.scheduler.scheduler import Inlining, LogRest, OperationState
 from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.stages import stages_of
 from rexec.scheduler.task import Candidate, Failure, Hold, Operation, Outcome, Stage
-from rexec.scheduler.telling import metadata_of, response_of, result_of
+from rexec.scheduler.telling import metadata_of, response_of, result_of, tell_bad_end
 
 log = structlog.get_logger()
 
@@ -96,8 +96,11 @@ class Broker:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
+        waiting = sum(len(events) for events in self._waiters.values())
+        if waiting:
+            log.info("clients that wait are told to come back", streams=waiting)
         for outbox in self._outboxes.values():
-            outbox.close(Unavailable("the scheduler stops"))
+            outbox.close(SchedulerStops())
         for events in self._waiters.values():
             for event in events:
                 event.set()
@@ -110,7 +113,7 @@ class Broker:
         """Run `work`, which lets no exception out, until it ends or the broker stops. Raises Unavailable if it has."""
         if self._closed:
             work.close()
-            raise Unavailable("the scheduler stops")
+            raise SchedulerStops()
         task = self._tasks.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -144,7 +147,7 @@ class Broker:
                 while True:
                     changed.clear()  # before the state is read: what happens from here on is not lost
                     if self._closed:
-                        raise Unavailable("the scheduler stops")
+                        raise SchedulerStops()
                     state = self._state_of(operation)
                     yield state
                     if state.done:
@@ -166,7 +169,7 @@ class Broker:
 
     def _place_of_log(self, operation: Operation) -> Place:
         if self._closed:
-            raise Unavailable("the scheduler stops")
+            raise SchedulerStops()
         task = operation.task
         if operation.outcome is not None:
             return Place(task.epoch, ended=self._state_of(operation))
@@ -234,7 +237,7 @@ class Broker:
     def attach(self, attached: e.WorkerAttached, outbox: Outbox) -> None:
         """A worker's stream is open; what it is told goes into `outbox`, Welcome first. Raises Unavailable."""
         if self._closed:
-            raise Unavailable("the scheduler stops")
+            raise SchedulerStops()
         self._attaching = outbox
         self._apply(attached)
 
@@ -261,6 +264,11 @@ class Broker:
             self._apply(e.Reported(worker_id, report.lease_id, report.epoch))
             self.spawn(self._settle(lease.task.candidate, report, worker_id, lease.worker.name))
         # else it is being settled: the worker came back and repeats itself.
+
+    def holds_leases(self, worker_id: str) -> bool:
+        """Whether the worker has leases that it was given."""
+        worker = self._queue.fleet.workers.get(worker_id)
+        return worker is not None and bool(worker.leases)
 
     def drain(self, worker_id: str, grace_seconds: float, reason: str) -> None:
         """Ask a worker to leave when its leases have ended, at the latest after `grace_seconds`."""
@@ -330,7 +338,8 @@ class Broker:
             case e.TaskRetried(task_id, worker_name, reason, counted):
                 self._observer.task_retried(counted)
                 log.info("action queued again", task=task_id, worker=worker_name, reason=reason, counted=counted)
-            case e.TaskCompleted(_task_id, queued_at, outcome):
+            case e.TaskCompleted(task_id, queued_at, outcome, action_digest):
+                tell_bad_end(task_id, outcome, action_digest)
                 self._observer.execution_finished(result_of(outcome), now - queued_at)
                 for stage, seconds in stages_of(outcome):
                     self._observer.stage_ended(stage, seconds)

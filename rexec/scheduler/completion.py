@@ -28,7 +28,7 @@ def end(state: QueueState, task: Task, outcome: Outcome, now: float) -> None:
         del state.in_flight[key]
     # Its operations are kept for a while and would keep the whole command in memory.
     task.candidate = replace(task.candidate, payload=None)
-    state.effects.append(e.TaskCompleted(task.task_id, task.queued_at, outcome))
+    state.effects.append(e.TaskCompleted(task.task_id, task.queued_at, outcome, task.candidate.action_digest))
 
 
 def complete(state: QueueState, operation: Operation, outcome: Outcome, now: float) -> None:

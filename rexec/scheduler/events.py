@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cas.digest import Digest
 from rexec.scheduler.platform import Offer
 from rexec.scheduler.task import Candidate, Failure, Held, HeldLease, Outcome
 
@@ -219,6 +220,7 @@ class TaskCompleted:
     task_id: str
     queued_at: float
     outcome: Outcome
+    action_digest: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)

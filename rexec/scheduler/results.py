@@ -105,7 +105,7 @@ class Results:
             response.result.stdout_raw = said.stdout_raw[-MAX_LAST_WORDS_BYTES:]
             response.result.stderr_raw = said.stderr_raw[-MAX_LAST_WORDS_BYTES:]
             self._complete_metadata(response.result, candidate, worker_name)
-        return Outcome(response=response)
+        return Outcome(response=response, size_bytes=response.ByteSize())
 
     def _complete_metadata(self, result: re_pb2.ActionResult, candidate: Candidate, worker_name: str) -> None:
         """Fill in what the worker left out of ExecutedActionMetadata. Buck2 refuses a result without it."""

@@ -1,15 +1,19 @@
-"""What clients and metrics are told of a task: how far it is, how it ended."""
+"""What clients, metrics and the log are told of a task: how far it is, how it ended."""
 
 from __future__ import annotations
 
 from typing import cast
 
+import structlog
 from google.protobuf import any_pb2, wrappers_pb2
 
+from cas.digest import Digest
 from cas.errors import Code
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from rexec.scheduler.scheduler import Run
 from rexec.scheduler.task import Outcome, Task
+
+log = structlog.get_logger()
 
 
 def metadata_of(task: Task, reason: str) -> re_pb2.ExecutedActionMetadata:
@@ -44,3 +48,12 @@ def result_of(outcome: Outcome) -> str:
         except ValueError:
             return "unknown"
     return "succeeded" if response.result.exit_code == 0 else "failed"
+
+
+def tell_bad_end(task_id: str, outcome: Outcome, action_digest: Digest | None) -> None:
+    """One line for an action that ended without its command having ended by itself; exit codes are the clients' affair, and
+    so is what they cancelled."""
+    status = response_of(outcome).status
+    if status.code not in (Code.OK, Code.CANCELLED):
+        code = Code(status.code).name if status.code in set(Code) else str(status.code)
+        log.info("action ended badly", task=task_id, action=str(action_digest), code=code, reason=status.message[:500])

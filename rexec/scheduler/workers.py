@@ -121,7 +121,8 @@ class WorkersService:
             case "log":
                 self._broker.logs.take(worker_id, message.log)
             case "draining":
-                log.info("worker draining", worker_id=worker_id[:100], reason=message.draining.reason[:200])
+                if self._broker.holds_leases(worker_id):  # else it is gone at once, which is told
+                    log.info("worker draining", worker_id=worker_id[:100], reason=message.draining.reason[:200])
                 self._broker.hear(e.Draining(worker_id))
             case "hello":
                 raise MalformedRequest("a second hello on the same stream")

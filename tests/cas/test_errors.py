@@ -54,6 +54,7 @@ EXPECTED: list[tuple[StatusError, Code, str]] = [
     (errors.UploadsFull("9 uploads unfinished"), Code.RESOURCE_EXHAUSTED, "9 uploads unfinished"),
     (errors.Unavailable("store unreachable"), Code.UNAVAILABLE, "store unreachable"),
     (errors.WorkerLost("3 workers lost"), Code.UNAVAILABLE, "3 workers lost"),
+    (errors.SchedulerStops(), Code.UNAVAILABLE, "the scheduler stops"),
     (errors.ActionTimedOut("took 61 s of 60"), Code.DEADLINE_EXCEEDED, "took 61 s of 60"),
     (errors.Cancelled("cancelled by the client"), Code.CANCELLED, "cancelled by the client"),
     (errors.NotAllowed("may not"), Code.PERMISSION_DENIED, "may not"),

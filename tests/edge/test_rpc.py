@@ -11,10 +11,20 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
+from structlog.testing import capture_logs
 
 from cas.context import Identity, RequestContext
 from cas.digest import Digest
-from cas.errors import BlobNotFound, Code, InputsMissing, MalformedRequest, NotAuthenticated, QueueFull
+from cas.errors import (
+    BlobNotFound,
+    Code,
+    InputsMissing,
+    MalformedRequest,
+    NotAuthenticated,
+    QueueFull,
+    SchedulerStops,
+    StatusError,
+)
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.google.bytestream import bytestream_pb2
 from rexec.auth.credentials import Credentials
@@ -180,6 +190,17 @@ async def test_our_own_fault_is_internal_and_says_nothing_of_our_insides(capsys:
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in (caught.value.details() or "")
     assert "secret detail" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("failure", [SchedulerStops(), QueueFull("full")])
+async def test_the_stop_of_the_scheduler_is_no_line_for_each_call(failure: StatusError) -> None:
+    service = Scripted()
+    service.failure = failure
+    with capture_logs() as logs:
+        async with serving(scripted(service)) as channel:
+            with pytest.raises(aio.AioRpcError):
+                await find_missing(channel, b"")
+    assert [line["event"] for line in logs] == ([] if isinstance(failure, SchedulerStops) else ["call refused"])
 
 
 @pytest.mark.parametrize("failure", [BlobNotFound(Digest.of(b"x")), QueueFull("full")])
