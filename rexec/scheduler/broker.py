@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Seque
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from heapq import nsmallest
 from typing import Any, Protocol, Self, assert_never, cast
 from uuid import uuid4
 
@@ -196,14 +197,15 @@ class Broker:
     async def page(
         self, instance_name: str, stages: frozenset[Stage], after: str, limit: int
     ) -> Sequence[OperationState]:
-        names = sorted(
+        wanted = (
             name
             for name, operation in self._queue.operations.items()
             if name > after
             and operation.task.candidate.instance_name == instance_name
             and operation.stage in stages
         )  # fmt: skip
-        return [self._state_of(self._queue.operations[name]) for name in names[:limit]]
+        # Not sorted: there may be tens of thousands, and a client asks for page after page.
+        return [self._state_of(self._queue.operations[name]) for name in nsmallest(limit, wanted)]
 
     async def cancel(self, name: str) -> None:
         self._apply(e.Cancel(name))
