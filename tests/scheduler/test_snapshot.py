@@ -34,3 +34,25 @@ async def test_a_task_that_nobody_waits_for_is_neither_in_line_nor_running(world
     snapshot = world.broker.snapshot()
     assert sum(snapshot.waiting.values()) == 0
     assert (snapshot.executing, snapshot.operations) == (0, 1)
+
+
+async def test_the_longest_wait_is_told_by_platform_whatever_its_priority(world: World) -> None:
+    linux = [("OSFamily", "linux")]
+    await world.execute(await world.action("first", platform=linux), priority=5).next()
+    world.clock.advance(10)
+    await world.execute(await world.action("urgent", platform=linux), priority=-5).next()
+    world.clock.advance(3)
+    await world.execute(await world.action("anywhere")).next()
+    world.clock.advance(1)
+    assert world.broker.snapshot().oldest_seconds == {"OSFamily=linux": 14.0, "any platform": 1.0}
+
+
+async def test_a_task_that_runs_waits_no_more(world: World) -> None:
+    worker = await world.worker(slots=1)
+    await world.execute(await world.action("first")).next()
+    await worker.lease()
+    world.clock.advance(10)
+    assert world.broker.snapshot().oldest_seconds == {}
+    await world.execute(await world.action("second")).next()
+    world.clock.advance(2)
+    assert world.broker.snapshot().oldest_seconds == {"any platform": 2.0}
