@@ -67,6 +67,10 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
     ("grpc.max_send_message_length", MAX_SENT_BYTES),
     ("grpc.max_concurrent_streams", 100_000),
+    # Calls that have come and that the event loop has not looked at yet. Of more than 1,000 gRPC by default ends some, of
+    # more than 3,000 each further one, with CANCELLED, as if the client had wanted it; `max_calls` says what is the matter.
+    ("grpc.server.max_pending_requests", 100_000),
+    ("grpc.server.max_pending_requests_hard_limit", 100_000),
     # Clients ping as often as every 10 s, also without a call; gRPC's default answers that with GOAWAY too_many_pings.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),

@@ -269,6 +269,14 @@ async def test_one_call_too_many_is_told_to_come_back() -> None:
     assert rich_status(caught.value).details[0].Unpack(delay)
 
 
+async def test_a_burst_of_calls_is_answered_whole() -> None:
+    async with serving(scripted(Scripted())) as channel:
+        call: Any = channel.unary_unary(CAS + "FindMissingBlobs")
+        # All are sent before the event loop, which is the server's too, gets to the first.
+        calls = [call(b"") for _ in range(3_000)]
+        assert await asyncio.gather(*calls) == [b""] * len(calls)
+
+
 async def test_the_context_says_who_calls_and_for_which_build() -> None:
     service = Scripted()
 
