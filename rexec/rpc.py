@@ -308,7 +308,9 @@ class _Outcome:
                 log.info("call refused", method=self.path, peer=self.peer, caller=self.caller, reason=reason)
             case StatusError():
                 failure = error
-                log.info("call refused", method=self.path, code=error.code.name, reason=str(error)[:500])
+                log.info(
+                    "call refused", method=self.path, code=error.code.name, peer=self.peer, reason=str(error)[:500]
+                )
             case _:
                 failure = Internal()
                 log.exception("call failed", method=self.path, exc_info=error)

@@ -89,8 +89,7 @@ class WorkersService:
                     self._take(attached.worker_id, attached.slots, message)
             outbox.close()
         except StatusError as failure:
-            log.warning("worker's stream refused", peer=peer, reason=str(failure))
-            outbox.close(failure)
+            outbox.close(failure)  # the edge writes the line
         except Exception:
             log.exception("worker's stream failed", peer=peer)
             outbox.close(Internal())
