@@ -7,10 +7,11 @@ what its digest names. The chunks are read as the store takes them; the blob is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final
 
+from cas.batches import batches
 from cas.digest import Digest, hasher
 from cas.errors import AlreadyExists, BlobNotFound, ChunksMissing, DigestMismatch, MalformedRequest
 from cas.store import CHUNK_BYTES, SMALL_BLOB_BYTES, BlobStore
@@ -70,7 +71,8 @@ async def _check(store: BlobStore, digest: Digest, chunks: Sequence[Digest]) -> 
 
 async def _joined(store: BlobStore, chunks: Sequence[Digest]) -> AsyncGenerator[bytes, None]:
     """The bytes of the chunks in order, in pieces of at most CHUNK_BYTES. Raises ChunksMissing for one that is gone."""
-    for group in _groups(chunks):
+    # Small ones together, and each large one alone.
+    for group in batches(chunks, CHUNK_BYTES, CHUNKS_AT_ONCE):
         if group[0].size_bytes <= SMALL_BLOB_BYTES:
             blobs = await store.read_many(list(dict.fromkeys(group)))
             if gone := [chunk for chunk in group if chunk not in blobs]:
@@ -83,17 +85,3 @@ async def _joined(store: BlobStore, chunks: Sequence[Digest]) -> AsyncGenerator[
                     yield piece
         except BlobNotFound as reason:
             raise ChunksMissing(group) from reason
-
-
-def _groups(chunks: Sequence[Digest]) -> Iterator[list[Digest]]:
-    """The chunks in order: small ones together, up to CHUNK_BYTES, and each large one alone."""
-    group: list[Digest] = []
-    group_bytes = 0
-    for chunk in chunks:
-        if group and (group_bytes + chunk.size_bytes > CHUNK_BYTES or len(group) == CHUNKS_AT_ONCE):
-            yield group
-            group, group_bytes = [], 0
-        group.append(chunk)
-        group_bytes += chunk.size_bytes
-    if group:
-        yield group

@@ -24,6 +24,7 @@ from typing import ParamSpec, Self, TypeVar
 import structlog
 
 from cas.blob_directory import BlobDirectory, store_full
+from cas.cancellation import to_the_end
 from cas.config import SYNC_SECONDS, default_max_bytes
 from cas.digest import Digest
 from cas.disk_transfer import Incoming, Outgoing
@@ -391,17 +392,8 @@ class DiskStore:
     async def _settle(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do blocking work in a thread. If the call is cancelled it still waits for the thread to end, then says so: only
         then may files be closed, removed, or declared whole."""
-        future = asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **kwargs))
-        cancelled: asyncio.CancelledError | None = None
-        while not future.done():
-            try:
-                await asyncio.wait([future])
-            except asyncio.CancelledError as reason:
-                cancelled = reason
-        if cancelled is not None:
-            future.exception()
-            raise cancelled
-        return future.result()
+        loop = asyncio.get_running_loop()
+        return await to_the_end(loop.run_in_executor(self._threads, lambda: work(*args, **kwargs)))
 
 
 async def _measured(digest: Digest, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

@@ -22,6 +22,7 @@ from functools import partial
 import structlog
 from google.protobuf import timestamp_pb2
 
+from cas.cancellation import to_the_end
 from cas.digest import Digest, DigestFunction, function_for
 from cas.errors import (
     ActionTimedOut,
@@ -45,7 +46,7 @@ from rexec.worker.oom import OomWatch
 from rexec.worker.outputs import Outputs, collect, shown
 from rexec.worker.processes import Unkillable
 from rexec.worker.properties import require_known_names
-from rexec.worker.runner import Exit, Runner, to_the_end
+from rexec.worker.runner import Exit, Runner
 from rexec.worker.settings import WorkerSettings
 from rexec.worker.stream_digest import digest_of_stream
 from rexec.worker.streams import CapturedStream

@@ -6,21 +6,14 @@ A few calls are in flight at once, so that the store's latency is paid about onc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from cas.cancellation import to_the_end
 from cas.digest import Digest
 from cas.errors import BlobNotFound, DigestMismatch
-from cas.store import SMALL_BLOB_BYTES, BlobStore
+from cas.store import BlobStore
 from rexec.worker.blob_files import BlobFiles, FileKey
-from rexec.worker.runner import to_the_end
-
-BATCH_BYTES = 3 << 20
-"""Declared sizes in one read_many: a batch reply of 4 MiB, gRPC's default limit, needs room for its framing."""
-
-BATCH_BLOBS = 2_000
-"""Blobs in one read_many, however small: the files of a batch are written in one step, which holds a thread."""
-
-CALLS_IN_FLIGHT = 4
+from rexec.worker.transfer import CALLS_IN_FLIGHT, each_by_size
 
 _STEP_BYTES = 1 << 20
 """Pieces of a large blob are gathered to this size before a thread writes them."""
@@ -72,30 +65,8 @@ async def fetch(
         for other in others:
             await to_the_end(asyncio.to_thread(_copy, files, first, other, arrived))
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for batch in batches(digest for digest in wanted if digest.size_bytes <= SMALL_BLOB_BYTES):
-                group.create_task(small(batch))
-            for digest in wanted:
-                if digest.size_bytes > SMALL_BLOB_BYTES:
-                    group.create_task(large(digest))
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
+    await each_by_size(wanted, small, large)
     return missing
-
-
-def batches(digests: Iterable[Digest], max_bytes: int = BATCH_BYTES) -> Iterable[list[Digest]]:
-    """`digests` in order, in groups of at most `max_bytes` declared bytes (or one blob) and BATCH_BLOBS blobs."""
-    group: list[Digest] = []
-    size_bytes = 0
-    for digest in digests:
-        if group and (size_bytes + digest.size_bytes > max_bytes or len(group) >= BATCH_BLOBS):
-            yield group
-            group, size_bytes = [], 0
-        group.append(digest)
-        size_bytes += digest.size_bytes
-    if group:
-        yield group
 
 
 def _copy(files: BlobFiles, source: FileKey, target: FileKey, arrived: Callable[[FileKey], None]) -> None:

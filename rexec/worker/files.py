@@ -17,12 +17,12 @@ from types import TracebackType
 
 import structlog
 
+from cas.cancellation import to_the_end
 from cas.digest import Digest
 from cas.errors import InputsMissing, ResourceExhausted
 from cas.store import BlobStore
 from rexec.worker.blob_files import BlobFiles, FileKey
 from rexec.worker.fetch import fetch
-from rexec.worker.runner import to_the_end
 
 _log = structlog.get_logger()
 

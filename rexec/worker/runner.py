@@ -13,10 +13,11 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from cas.cancellation import to_the_end
 from cas.errors import FailedPrecondition, MalformedRequest
 from rexec.worker.command import Invocation
 from rexec.worker.process_table import ticks_now
@@ -166,25 +167,6 @@ class Runner:
         _, status, usage = os.wait4(process.pid, 0)  # noqa: ASYNC222 - it has ended, so this does not block
         self._processes.ended(action)
         return status, usage
-
-
-async def to_the_end(work: Awaitable[_T]) -> _T:
-    """Await `work` without passing a cancellation on to it: for the part of cleaning up that must not be left half done.
-
-    The cancellation is raised afterwards.
-    """
-    task = asyncio.ensure_future(work)
-    cancellation: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as cancelled:
-            cancellation = cancelled
-    if cancellation is not None:
-        if not task.cancelled():
-            task.exception()  # seen
-        raise cancellation
-    return task.result()
 
 
 async def _within(event: asyncio.Future[None], seconds: float) -> bool:

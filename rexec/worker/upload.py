@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cas.digest import Digest
 from cas.errors import StatusError, StoreFull, Unavailable
-from cas.store import CHUNK_BYTES, SMALL_BLOB_BYTES, BlobStore
-from rexec.worker.fetch import CALLS_IN_FLIGHT, batches
+from cas.store import CHUNK_BYTES, BlobStore
+from rexec.worker.transfer import CALLS_IN_FLIGHT, each_by_size
 
 Source = bytes | str
 """The bytes themselves, or the path of a file that holds them and does not change."""
@@ -71,16 +71,7 @@ async def _upload(sources: Mapping[Digest, Source], store: BlobStore) -> None:
             except StoreFull as failure:
                 raise _refused(digest, failure) from failure
 
-    ordered = [digest for digest in sources if digest in missing]
-    try:
-        async with asyncio.TaskGroup() as group:
-            for batch in batches(digest for digest in ordered if digest.size_bytes <= SMALL_BLOB_BYTES):
-                group.create_task(small(batch))
-            for digest in ordered:
-                if digest.size_bytes > SMALL_BLOB_BYTES:
-                    group.create_task(large(digest))
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None
+    await each_by_size([digest for digest in sources if digest in missing], small, large)
 
 
 def _refused(digest: Digest, failure: StatusError) -> Exception:
