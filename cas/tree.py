@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import chain
@@ -270,32 +270,43 @@ async def levels(store: BlobStore, root: Digest, cache: DirectoryCache | None = 
     raise MalformedRequest(f"the tree below {root} is more than {MAX_DEPTH} directories deep")
 
 
-def _measure(root: Digest, directories: dict[Digest, Directory]) -> int:
-    """The entries of the laid-out tree. Raises MalformedRequest past MAX_ENTRIES or MAX_DEPTH.
+def children_first(root: Digest, directories: Mapping[Digest, Directory]) -> Iterator[Digest]:
+    """Those of `directories` that are reached from `root` through each other: each once, after those that it holds.
 
-    Children are measured before their parents, each different directory once, however often it is reached. A directory
-    that holds itself is one that a store without checks was given under a digest not its own.
+    Raises MalformedRequest for a directory that holds itself. No digest can do that, but a store without checks may give
+    bytes that are not the digest's.
     """
-    entries: dict[Digest, int] = {}
-    depth: dict[Digest, int] = {}
+    done: set[Digest] = set()
     waited: set[Digest] = set()
     stack = [root] if root in directories else []
     while stack:
         digest = stack[-1]
-        if digest in entries:
+        if digest in done:
             stack.pop()
             continue
-        directory = directories[digest]
-        held = [child for child in directory.child_digests if child in directories]
-        waiting = [child for child in held if child not in entries]
-        if waiting:
+        ahead = [child for child in directories[digest].child_digests if child in directories and child not in done]
+        if ahead:
             # What waits is on top of the children that it waits for, unless one of them holds it.
             if digest in waited:
                 raise MalformedRequest(f"directory {digest} holds itself")
             waited.add(digest)
-            stack += waiting
+            stack += ahead
             continue
         stack.pop()
+        done.add(digest)
+        yield digest
+
+
+def _measure(root: Digest, directories: dict[Digest, Directory]) -> int:
+    """The entries of the laid-out tree. Raises MalformedRequest past MAX_ENTRIES or MAX_DEPTH.
+
+    Each different directory is measured once, however often it is reached.
+    """
+    entries: dict[Digest, int] = {}
+    depth: dict[Digest, int] = {}
+    for digest in children_first(root, directories):
+        directory = directories[digest]
+        held = [child for child in directory.child_digests if child in directories]
         entries[digest] = total = directory.entries + sum([entries[child] for child in held])
         depth[digest] = deepest = 1 + max([depth[child] for child in held], default=-1)
         if total > MAX_ENTRIES:

@@ -17,7 +17,7 @@ from itertools import chain
 from cas.digest import EMPTY, Digest
 from cas.errors import InputsMissing, MalformedRequest
 from cas.store import BlobStore
-from cas.tree import MAX_DEPTH, MAX_ENTRIES, MAX_TREE_BYTES, Directory, DirectoryCache, read_directories
+from cas.tree import MAX_DEPTH, MAX_ENTRIES, MAX_TREE_BYTES, Directory, DirectoryCache, children_first, read_directories
 from rexec.scheduler.clock import Clock
 from rexec.scheduler.settings import SchedulerSettings
 
@@ -139,24 +139,8 @@ class InputRoots:
         directories that hold each other many times can describe more files than any disk has."""
         until = now + self._settings.inputs_known_seconds
         measured: dict[Digest, _Whole] = {}
-        waited: set[Digest] = set()
-        stack = [root] if root in loaded else []
-        while stack:
-            digest = stack[-1]
-            if digest in measured:
-                stack.pop()
-                continue
+        for digest in children_first(root, loaded):
             children = loaded[digest].child_digests
-            ahead = [child for child in children if child in loaded and child not in measured]
-            if ahead:
-                # What waits is on top of the children that it waits for, unless one of them holds it: no digest can do that,
-                # but a store without checks may give bytes that are not the digest's.
-                if digest in waited:
-                    raise MalformedRequest(f"directory {digest} holds itself")
-                waited.add(digest)
-                stack += ahead
-                continue
-            stack.pop()
             held = [measured.get(child) or believed[child] for child in children]
             entries = loaded[digest].entries + sum([whole.entries for whole in held])
             depth = 1 + max([whole.depth for whole in held], default=0)
