@@ -206,10 +206,13 @@ def create(path: str) -> int:
 
 
 def write_all(descriptor: int, data: bytes | bytearray) -> None:
-    """Write all of `data`; os.write may write less, the last time before it fails for want of room."""
-    written = os.write(descriptor, data)
+    """Write all of `data`; os.write may write less, the last time before it fails for want of room. Raises OSError."""
+    written = os.write(descriptor, data) if data else 0
     while written < len(data):
-        written += os.write(descriptor, memoryview(data)[written:])
+        count = os.write(descriptor, memoryview(data)[written:])
+        if count == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written += count
 
 
 def _entries(path: str) -> list[os.DirEntry[str]]:

@@ -14,7 +14,6 @@ trusted only within the boot of the machine that wrote it (see `open_root`).
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 import shutil
@@ -25,6 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from cas.blob_directory import write_all
 from cas.digest import Digest, DigestFunction, hasher
 from cas.durability import current_boot_id
 from cas.errors import DigestMismatch
@@ -111,7 +111,7 @@ class BlobFiles:
                 written.append((temporary, key))
                 partial = _create(temporary)
                 try:
-                    _write_all(partial, data)
+                    write_all(partial, data)
                     _seal(partial, key)
                 finally:
                     os.close(partial)
@@ -211,7 +211,7 @@ class PartialFile:
             if self._fd < 0:
                 return
             self._hash.update(piece)
-            _write_all(self._fd, piece)
+            write_all(self._fd, piece)
 
     def publish(self) -> None:
         """Make the file visible. Raises DigestMismatch if it is not what the digest names."""
@@ -240,15 +240,6 @@ def _seal(fd: int, key: FileKey) -> None:
     # fchmod and not the mode of open(2): the umask would take bits away.
     os.fchmod(fd, key.mode)
     os.utime(fd, ns=(_MTIME_NS, _MTIME_NS))
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    written = os.write(fd, data) if data else 0
-    while written < len(data):
-        count = os.write(fd, memoryview(data)[written:])
-        if count == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written += count
 
 
 def _is_intact(status: os.stat_result, key: FileKey) -> bool:
