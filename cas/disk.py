@@ -25,10 +25,11 @@ import structlog
 
 from cas.blob_directory import BlobDirectory, store_full
 from cas.cancellation import to_the_end
-from cas.config import SYNC_SECONDS, default_max_bytes
+from cas.config import SYNC_SECONDS
 from cas.digest import Digest
 from cas.disk_transfer import Incoming, Outgoing
-from cas.durability import MARGIN_SECONDS, SyncMarker, current_boot_id, load_marker, save_marker, sync_file_system
+from cas.disk_upkeep import DiskUpkeep
+from cas.durability import current_boot_id
 from cas.errors import BlobNotFound, DigestMismatch, Internal, StatusError, StoreFull
 from cas.ledger import Entry, Ledger
 from cas.store import CHUNK_BYTES, SMALL_BLOB_BYTES, extent_of
@@ -70,10 +71,9 @@ class DiskStore:
         """`max_bytes` bounds the room on the disk (see `charge`); None decides by the disk (cas/config.py)."""
         self._directory = BlobDirectory(root)
         self._ledger = Ledger(1 if max_bytes is None else max_bytes, charge)
-        self._max_bytes = max_bytes
+        self._upkeep = DiskUpkeep(self._directory, self._ledger, max_bytes, clock, boot_id())
         self._sync_seconds = sync_seconds
         self._clock = clock
-        self._boot_id = boot_id()
         self._busy: dict[Digest, asyncio.Future[None]] = {}
         self._dirty = asyncio.Event()
         """Something was written, or a time of last use fell behind, since the last sync."""
@@ -97,7 +97,7 @@ class DiskStore:
         try:
             self._lock = await self._settle(self._directory.lock)
             try:
-                await self._settle(self._load)
+                await self._settle(self._upkeep.load)
             except BaseException:
                 os.close(self._lock)
                 raise
@@ -105,14 +105,14 @@ class DiskStore:
             self._threads.shutdown(wait=False)
             raise
         await self._tasks.__aenter__()
-        self._upkeep = self._tasks.create_task(self._keep_synced())
+        self._syncing = self._tasks.create_task(self._keep_synced())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._upkeep.cancel()
+        self._syncing.cancel()
         await self._tasks.__aexit__(None, None, None)
         try:
-            await self._settle(self._close)
+            await self._settle(self._upkeep.close)
         finally:
             self._threads.shutdown()
             os.close(self._lock)
@@ -310,9 +310,8 @@ class DiskStore:
     async def sync(self) -> None:
         """Make everything written so far survive a crash of the machine, and record the times of last use."""
         self._dirty.clear()
-        started = self._clock()
         try:
-            await self._settle(self._sync, self._ledger.take_stale(), started, started - MARGIN_SECONDS)
+            await self._settle(self._upkeep.sync, self._ledger.take_stale(), self._clock())
         except OSError as reason:
             log.warning(
                 "cannot sync the store, will try again", directory=str(self._directory.root), reason=str(reason)
@@ -324,40 +323,6 @@ class DiskStore:
             await self._dirty.wait()
             await asyncio.sleep(self._sync_seconds)
             await self.sync()
-
-    def _load(self) -> None:
-        marker = load_marker(self._directory.marker)
-        found = self._directory.scan(marker, self._boot_id)
-        held_bytes = sum(charge(digest.size_bytes) for _, digest in found)
-        self._ledger.max_bytes = self._max_bytes or default_max_bytes(self._directory.free_bytes(), held_bytes)
-        for stamped_at, digest in found:
-            self._ledger.add(digest, stamped_at)
-        self._directory.remove(self._ledger.evict())
-        # In this boot nothing more is known to be synced than before; in a new one whatever is still here is.
-        synced_at = self._clock() - MARGIN_SECONDS
-        if marker.boot_id == self._boot_id:
-            synced_at = min(synced_at, marker.synced_at)
-        save_marker(self._directory.marker, SyncMarker(self._boot_id, synced_at))
-        log.info(
-            "store opened",
-            directory=str(self._directory.root),
-            blobs=len(self._ledger),
-            used_bytes=self._ledger.used_bytes,
-            max_bytes=self._ledger.max_bytes,
-        )
-
-    def _sync(self, stale: list[Digest], now: float, synced_at: float) -> None:
-        self._directory.stamp(stale, now)
-        sync_file_system(self._directory.root)
-        save_marker(self._directory.marker, SyncMarker(self._boot_id, synced_at))
-
-    def _close(self) -> None:
-        now = self._clock()
-        try:
-            # No write is under way any more, so whatever is there is synced, however new.
-            self._sync(self._ledger.take_stale(), now, now + MARGIN_SECONDS)
-        except OSError as reason:
-            log.warning("cannot sync the store at its end", directory=str(self._directory.root), reason=str(reason))
 
     # Shared
 

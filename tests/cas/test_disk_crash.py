@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cas import disk as disk_module
+from cas import disk_upkeep
 from cas.blob_directory import BlobDirectory
 from cas.digest import Digest
 from cas.disk import DiskStore, charge
@@ -98,7 +98,7 @@ async def crash_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blobs: li
         await store.sync()
         for digest, data in blobs[1:]:
             await store.put(digest, in_chunks(data))
-        monkeypatch.setattr(disk_module, "sync_file_system", failing(OSError(errno.EIO, "the power is gone")))
+        monkeypatch.setattr(disk_upkeep, "sync_file_system", failing(OSError(errno.EIO, "the power is gone")))
     monkeypatch.undo()
 
 
@@ -135,7 +135,7 @@ async def test_a_restart_in_the_same_boot_does_not_make_old_blobs_count_as_synce
     blobs = [blob(1000, 1), blob(1000, 2)]
     await crash_after(tmp_path, monkeypatch, blobs)
     async with DiskStore(tmp_path, BOUND, boot_id=lambda: "first boot", clock=lambda: time.time() + HOUR):
-        monkeypatch.setattr(disk_module, "sync_file_system", failing(OSError(errno.EIO, "the power is gone")))
+        monkeypatch.setattr(disk_upkeep, "sync_file_system", failing(OSError(errno.EIO, "the power is gone")))
     monkeypatch.undo()
 
     async with DiskStore(tmp_path, BOUND, boot_id=lambda: "second boot") as store:
@@ -170,7 +170,7 @@ async def test_a_sync_that_fails_is_not_recorded(tmp_path: Path, monkeypatch: py
     now = [1000.0]
     async with DiskStore(tmp_path, BOUND, boot_id=lambda: "boot", clock=lambda: now[0]) as store:
         before = load_marker(tmp_path / "synced.json")
-        monkeypatch.setattr(disk_module, "sync_file_system", failing(OSError(errno.EIO, "Input/output error")))
+        monkeypatch.setattr(disk_upkeep, "sync_file_system", failing(OSError(errno.EIO, "Input/output error")))
         await store.write_many([blob(1000)])
         await store.sync()
         assert load_marker(tmp_path / "synced.json") == before
@@ -184,7 +184,7 @@ async def test_a_store_that_was_written_is_synced_after_the_interval(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced = threading.Event()
-    monkeypatch.setattr(disk_module, "sync_file_system", lambda _path: synced.set())
+    monkeypatch.setattr(disk_upkeep, "sync_file_system", lambda _path: synced.set())
     async with DiskStore(tmp_path, BOUND, sync_seconds=0.001, boot_id=lambda: "boot") as store:
         await store.write_many([blob(1000)])
         assert await asyncio.to_thread(synced.wait, 10)
