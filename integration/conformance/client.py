@@ -63,6 +63,11 @@ class Client:
     def execution(self) -> re_pb2.ExecutionCapabilities:
         return self.capabilities.execution_capabilities
 
+    @property
+    def serves_2_0(self) -> bool:
+        """Whether clients are served that speak nothing newer than API 2.0."""
+        return self.capabilities.low_api_version.minor == 0
+
     def call(self, name: str, request: Message, *, metadata: Metadata = (), timeout: float = CALL_SECONDS) -> Any:
         """A call with one request: awaitable if one answer comes, else iterable.
 

@@ -10,7 +10,7 @@ import grpc
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc import aio
 
-from integration.conformance.case import Failed
+from integration.conformance.case import Failed, NotSupported
 
 OK = code_pb2.OK
 CANCELLED = code_pb2.CANCELLED
@@ -78,6 +78,12 @@ async def expect_refused(call: Awaitable[Any], what: str, *codes: int) -> status
         expect_code(status, what, *codes)
         return status
     fail(f"{what}: expected {' or '.join(map(name_of, codes))}, got OK")
+
+
+def expect_offered(condition: bool, what: str) -> None:
+    """Raises NotSupported unless the server does what the interface leaves open; `what` says what it does without."""
+    if not condition:
+        raise NotSupported(what)
 
 
 def expect_code(status: status_pb2.Status, what: str, *codes: int) -> None:

@@ -15,6 +15,7 @@ from integration.conformance.expect import (
     code_of,
     expect_equal,
     expect_in,
+    expect_offered,
     expect_refused,
 )
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
@@ -157,6 +158,9 @@ async def inlined(client: Client) -> None:
     action = await _fresh_action(client)
     await _update(client, action, result)
     got = await client.cached(action, inline_stdout=True, inline_stderr=True, inline_output_files=["one"])
+    # GetActionResultRequest.inline_stdout and the rest are hints.
+    hinted = any(file.contents for file in got.output_files) or got.stdout_raw or got.stderr_raw
+    expect_offered(bool(hinted), "no hint to inline is followed")
     expect_equal(
         (got.stdout_raw[:3], got.stderr_raw[:3]), (b"out", b"err"), "the beginnings of stdout_raw and stderr_raw"
     )

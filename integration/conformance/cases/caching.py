@@ -31,6 +31,7 @@ from integration.conformance.expect import (
     expect,
     expect_code,
     expect_equal,
+    expect_offered,
     expect_refused,
     name_of,
 )  # fmt: skip
@@ -75,7 +76,8 @@ async def do_not_read(client: Client) -> None:
         "UpdateActionResult", re_pb2.UpdateActionResultRequest(action_digest=digest, action_result=planted)
     )
     response = await execute(client, digest)
-    expect_equal(response.cached_result, False, "cached_result of a do_not_cache action")
+    # Action.do_not_cache says that the result cannot be cached, not what becomes of one that someone else put there.
+    expect_offered(not response.cached_result, "results that clients put there are served")
     expect(await _printed(client, response) != b"planted", "expected a do_not_cache action to run, got a cached result")
 
 
@@ -158,7 +160,8 @@ async def merged(client: Client) -> None:
     digest = await action(client, f"sleep 1; {UUID}")
     responses = await asyncio.gather(*(execute(client, digest) for _ in range(10)))
     printed = {await _printed(client, response) for response in responses}
-    expect_equal(len(printed), 1, "different results of ten executions of one action at once")
+    # Action.do_not_cache says which may not be merged; that the others are is not asked for.
+    expect_offered(len(printed) == 1, f"ten executions of one action at once were {len(printed)} runs")
 
 
 @behaviour(25, "actions of different instances are not merged", execution=True)

@@ -27,6 +27,7 @@ from integration.conformance.expect import (
     expect_code,
     expect_equal,
     expect_in,
+    expect_offered,
 )  # fmt: skip
 from integration.conformance.inputs import Inputs  # fmt: skip
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
@@ -48,6 +49,8 @@ async def paths_replace(client: Client) -> None:
 @behaviour(30, "output_files and output_directories work where output_paths is empty", execution=True)
 async def older_fields(client: Client) -> None:
     """Clients of API 2.0 know nothing else."""
+    if not client.serves_2_0:
+        raise NotSupported("clients of 2.0, which know no output_paths, are not served")
     older = {"output_files": ["a/file", "missing"], "output_directories": ["dir", "none"]}
     result = await run(client, "echo 1 > a/file; mkdir -p dir; echo 2 > dir/inner", command=older)
     expect_equal({file.path for file in result.output_files}, {"a/file"}, "output files")
@@ -117,7 +120,8 @@ async def tree(client: Client) -> None:
     encoded = [child.SerializeToString(deterministic=True) for child in message.children]
     expect_equal(len(encoded), len(set(encoded)), "children of the Tree, with and without duplicates")
     expect_equal(len(encoded), 2, "different directories below the root")
-    expect_equal(output.is_topologically_sorted, True, "is_topologically_sorted")
+    # OutputDirectory.is_topologically_sorted is a promise that a server may make.
+    expect_offered(output.is_topologically_sorted, "is_topologically_sorted is not set")
     waiting = {key(node.digest) for node in message.root.directories}
     seen = set()
     for child, data in zip(message.children, encoded, strict=True):
@@ -181,6 +185,10 @@ async def executable(client: Client) -> None:
     modes = {"644": False, "600": False, "755": True, "700": True, "654": True, "645": True}
     script = "mkdir d; for m in " + " ".join(modes) + "; do echo $m > f$m; chmod $m f$m; cp -p f$m d/f$m; done"
     result = await run(client, script, outputs=[*(f"f{mode}" for mode in modes), "d"])
+    only_owner = {mode: int(mode, 8) & 0o100 != 0 for mode in modes}
+    told = {mode: file_of(result, f"f{mode}").is_executable for mode in modes}
+    # FileNode.is_executable does not say for whom.
+    expect_offered(told != only_owner, "only the owner's bit is looked at")
     for mode, expected in modes.items():
         expect_equal(file_of(result, f"f{mode}").is_executable, expected, f"is_executable of mode {mode}")
     inside = (await tree_of(client, directory_of(result, "d"))).root
@@ -252,7 +260,10 @@ async def inlined(client: Client) -> None:
     digest = await action(client, "echo out; echo err >&2; echo file > f; echo file > g", outputs=["f", "g"])
     request: dict[str, Any] = {"inline_stdout": True, "inline_stderr": True, "inline_output_files": ["f"]}
     result = (await execute(client, digest, **request)).result
-    expect_equal((result.stdout_raw, result.stderr_raw), (b"out\n", b"err\n"), "stdout_raw and stderr_raw")
+    inlined = (result.stdout_raw, result.stderr_raw)
+    # ExecuteRequest.inline_stdout and the rest are hints.
+    expect_offered(any(inlined) or bool(file_of(result, "f").contents), "no hint to inline is followed")
+    expect_equal(inlined, (b"out\n", b"err\n"), "stdout_raw and stderr_raw")
     expect_equal(file_of(result, "f").contents, b"file\n", "contents of the file that was asked for")
     expect_equal(file_of(result, "g").contents, b"", "contents of the file that was not asked for")
     expect_equal(key(file_of(result, "f").digest), key(digest_of(b"file\n")), "the digest of the inlined file")

@@ -68,7 +68,7 @@ async def compressed(client: Client) -> None:
         expect_equal(unpacked(got, compressor) == data, True, f"a blob read with compressor {compressor} is right")
 
 
-@behaviour(43, "names that are none are INVALID_ARGUMENT")
+@behaviour(43, "names that are none are refused")
 async def malformed(client: Client) -> None:
     """Parts that are missing, sizes that are no numbers, compressors that do not exist, empty uuids."""
     digest = digest_of(fresh())
@@ -77,7 +77,7 @@ async def malformed(client: Client) -> None:
         f"compressed-blobs/{digest.hash}/5", f"compressed-blobs/middle-out/{digest.hash}/5", f"blobs/{digest.hash}/5/more",
         f"blobs/{digest.hash}/99999999999999999999999",
     ):  # fmt: skip
-        await expect_refused(client.read(name), f"Read of {name[:60]!r}", INVALID_ARGUMENT)
+        await expect_refused(client.read(name), f"Read of {name[:60]!r}", INVALID_ARGUMENT, NOT_FOUND)
     for name in (
         "",
         f"uploads/{digest.hash}/5",
