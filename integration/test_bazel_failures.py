@@ -110,8 +110,10 @@ def test_a_worker_on_its_own_killed_in_mid_build_leaves_its_actions_to_the_other
 def test_the_server_killed_and_started_again_in_mid_build_does_not_fail_it(bazel: Bazel, tmp_path: Path) -> None:
     bazel.clean()
     with running_server(tmp_path, slots=2) as server:
-        # Bazel's five retries bridge about three seconds; the server must be back by then.
-        build = bazel.using(execution_flags(server.address)).start("build", "//app:main")
+        # Bazel's default of five retries bridges about three seconds, in which an idle machine restarts the server and a
+        # loaded one does not.
+        flags = [*execution_flags(server.address), "--remote_retries=12"]
+        build = bazel.using(flags).start("build", "//app:main")
         server.wait_for_executions(10)
         build.expect_running()
         server.kill()
