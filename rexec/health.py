@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable
 
 from cas.context import RequestContext
-from cas.errors import NotFound, QueueFull, Unavailable
+from cas.errors import MalformedRequest, NotFound, QueueFull, Unavailable
 from protos.grpc.health.v1 import health_pb2
 
 OVERALL = ""
@@ -18,6 +18,9 @@ OVERALL = ""
 
 MAX_WATCHERS = 1000
 """Streams of Watch at once. They need no credentials, and must not use up the calls that the server takes."""
+
+MAX_WATCH_BYTES = 4 << 10
+"""A Watch holds its request for as long as it lasts; of messages as large as the server takes, so many would fill its memory."""
 
 _Status = health_pb2.HealthCheckResponse
 
@@ -66,8 +69,10 @@ class Health:
     ) -> AsyncGenerator[health_pb2.HealthCheckResponse, None]:
         """The status now and at its change. A service that this server does not have is SERVICE_UNKNOWN, not a failure.
 
-        Raises Unavailable when the server stops, and QueueFull.
+        Raises Unavailable when the server stops, QueueFull, and MalformedRequest for a request that is too long.
         """
+        if request.ByteSize() > MAX_WATCH_BYTES:
+            raise MalformedRequest(f"request of {request.ByteSize()} bytes, expected at most {MAX_WATCH_BYTES}")
         if self._watchers >= MAX_WATCHERS:
             raise QueueFull(f"{MAX_WATCHERS} streams watch already")
         self._watchers += 1

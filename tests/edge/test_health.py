@@ -13,12 +13,12 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc import aio
 
 from cas.context import RequestContext
-from cas.errors import NotFound, QueueFull, Unavailable
+from cas.errors import MalformedRequest, NotFound, QueueFull, Unavailable
 from protos.grpc.health.v1 import health_pb2
 from protos.grpc.reflection.v1 import reflection_pb2 as v1
 from protos.grpc.reflection.v1alpha import reflection_pb2 as v1alpha
 from rexec.config import parse
-from rexec.health import Health
+from rexec.health import MAX_WATCH_BYTES, Health
 from rexec.reflection import MAX_REQUEST_BYTES
 from rexec.server import running
 
@@ -78,6 +78,12 @@ async def test_watchers_are_bounded_and_make_room_when_they_leave(monkeypatch: p
         await anext(health.Watch(asked(), RequestContext()))
     await first.aclose()
     assert (await anext(health.Watch(asked(), RequestContext()))).status == Status.SERVING
+
+
+async def test_a_request_that_would_fill_the_memory_is_not_watched() -> None:
+    health = Health([])
+    with pytest.raises(MalformedRequest, match="expected at most"):
+        await anext(health.Watch(asked("x" * MAX_WATCH_BYTES), RequestContext()))
 
 
 async def test_a_watch_does_not_hold_up_the_end_of_the_server(tmp_path: Path) -> None:
