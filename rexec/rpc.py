@@ -12,6 +12,7 @@ continuation per call, and a call of grpc.aio costs 0.3 ms of CPU already.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, contextmanager
@@ -150,13 +151,20 @@ class RpcServer:
         self.services.append(descriptor)
 
     def listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
-        """Listen on "HOST:PORT" or "unix:PATH" from `start` on; returns the port. Raises OSError if it is taken."""
+        """Listen on "HOST:PORT" or "unix:PATH" from `start` on; returns the port. Raises OSError if it is taken.
+
+        A socket at PATH is the user's alone from its first moment: who connects before a chmod stays connected after it.
+        """
+        mask = os.umask(0o177) if address.startswith("unix:") else None
         try:
             if credentials is None:
                 return self._server.add_insecure_port(address)
             return self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}: is another server running there?") from error
+        finally:
+            if mask is not None:
+                os.umask(mask)
 
     async def start(self) -> None:
         """Answer calls."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -359,3 +362,15 @@ async def test_a_request_larger_than_any_client_sends_is_not_received() -> None:
         with pytest.raises(aio.AioRpcError) as caught:
             await find_missing(channel, b"\x12\x00" * (MAX_RECEIVED_BYTES // 2 + 1))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_unix_socket_is_the_users_alone_from_the_start_whatever_his_umask_is(tmp_path: Path) -> None:
+    server = RpcServer()
+    before = os.umask(0)
+    try:
+        server.listen(f"unix:{tmp_path}/socket")
+        assert os.umask(0) == 0
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "socket").stat().st_mode) & 0o077 == 0
+    await server.stop(0)
