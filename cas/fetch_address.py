@@ -33,6 +33,9 @@ _UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 """All that IANA has given out as global unicast IPv6 so far."""
 _TUNNELS: Final = (ipaddress.IPv6Network("2001::/32"), ipaddress.IPv6Network("2002::/16"))
 """Teredo and 6to4: each holds IPv4 addresses, private ones too."""
+_SPECIAL: Final = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
+"""IETF protocol assignments (RFC 6890) and the relays of 6to4 (RFC 7526), which older Pythons count as global. In the first
+and at the last address clouds serve their machines' metadata."""
 
 
 def is_public(address: Address) -> bool:
@@ -44,6 +47,8 @@ def is_public(address: Address) -> bool:
             return is_public(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
         if address not in _UNICAST or any(address in network for network in _TUNNELS):
             return False
+    elif any(address in network for network in _SPECIAL):
+        return False
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
 

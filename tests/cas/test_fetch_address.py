@@ -24,8 +24,11 @@ PRIVATE = [
     "169.254.169.254",  # the metadata of a cloud machine
     "172.16.0.1",
     "172.31.255.255",
+    "168.63.129.16",  # that of another cloud, at an address that looks public
     "192.0.0.1",
+    "192.0.0.192",  # and of a third
     "192.0.2.1",
+    "192.88.99.1",
     "192.168.1.1",
     "198.18.0.1",
     "198.51.100.1",
