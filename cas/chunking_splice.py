@@ -26,6 +26,9 @@ MOSTLY_REPEATED: Final = 4
 """From this ratio of the blob's size to that of its different chunks on, the blob is hashed before it is written: a request
 of 4 MiB can name one chunk 50,000 times, and a lie of that size would push everything else out of the store."""
 
+MAX_REPEATED_BYTES: Final = 64 << 30
+"""The largest blob that is hashed so, for about a minute: a request of 4 MiB could name petabytes."""
+
 
 class Splices:
     """Makes blobs from chunks, a few at a time."""
@@ -53,6 +56,10 @@ class Splices:
             raise ChunksMissing(lost)
         async with self._runs:
             if sum(chunk.size_bytes for chunk in different) * MOSTLY_REPEATED <= size_bytes:
+                if size_bytes > MAX_REPEATED_BYTES:
+                    raise MalformedRequest(
+                        f"blob {digest} repeats its chunks to {size_bytes} bytes; {MAX_REPEATED_BYTES} is the most"
+                    )
                 await _check(store, digest, chunks)
             async with aclosing(_joined(store, chunks)) as pieces:
                 await store.put(digest, pieces)

@@ -21,6 +21,7 @@ from grpc import aio
 
 from cas.digest import Digest
 from cas.errors import BlobNotFound, Code, DigestMismatch, StatusError, StoreFull, Unavailable, from_status
+from cas.resource_name import HEADER
 from cas.store import CHUNK_BYTES
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.google.bytestream import bytestream_pb2
@@ -168,7 +169,7 @@ class RemoteStore:
         )
 
         async def first() -> tuple[ReadCall, bytes]:
-            call: ReadCall = self._read(request, metadata=tuple(self._headers))
+            call: ReadCall = self._read(request, metadata=self._headers_for(request.resource_name))
             message = await call.read()
             # At the end of a stream read() gives EOF, and only the code tells an empty blob from a failure.
             if message is aio.EOF:
@@ -192,7 +193,7 @@ class RemoteStore:
         """See BlobStore."""
         name = f"{self._prefix}uploads/{uuid.uuid4()}/{digest.blob_name()}"
         await self._connected()
-        call: WriteCall = self._write(metadata=tuple(self._headers))
+        call: WriteCall = self._write(metadata=self._headers_for(name))
         try:
             # The server may answer before the end: it has the blob already, or refuses it.
             async for message in _write_requests(name, digest, chunks):
@@ -207,6 +208,11 @@ class RemoteStore:
             call.cancel()
         if response.committed_size not in (digest.size_bytes, -1):
             raise DigestMismatch(digest, f"{response.committed_size} bytes committed")
+
+    def _headers_for(self, resource_name: str) -> tuple[tuple[str, str], ...]:
+        """Those of a ByteStream call: proxies may route by the resource name (REAPI, ContentAddressableStorage)."""
+        carried = resource_name.isascii() and resource_name.isprintable()
+        return (*self._headers, *(((HEADER, resource_name),) if carried else ()))
 
     def _unary(self, name: str) -> Any:
         method = _CAS[name]

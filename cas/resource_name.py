@@ -11,6 +11,7 @@ rest is recognised by. An empty instance name is written with or without its sla
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,6 +30,17 @@ MAX_UUID_CHARACTERS: Final = 200
 
 MAX_NAME_CHARACTERS: Final = 4_096
 """What follows the size of an upload is anything at all, so only the whole can be bounded."""
+
+HEADER: Final = "build.bazel.remote.execution.v2.resource-name"
+"""A header in which clients may repeat the resource name, so that proxies can route by it without reading the message."""
+
+
+def check_header(headers: Mapping[str, str | bytes], resource_name: str) -> None:
+    """Raises MalformedRequest if the header is there and names something else (REAPI, ContentAddressableStorage: it must
+    match). A name that a header cannot carry as it is (RFC 9110: visible ASCII) is not compared."""
+    repeated = headers.get(HEADER)
+    if repeated is not None and repeated != resource_name and resource_name.isascii() and resource_name.isprintable():
+        raise MalformedRequest(f"header {HEADER} says {str(repeated)[:200]!r}, the message {resource_name[:200]!r}")
 
 
 @dataclass(frozen=True, slots=True)

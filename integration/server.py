@@ -147,6 +147,11 @@ class Server:
         self._workers.append(worker)
         return worker
 
+    def kill_apart(self, worker: Process) -> None:
+        """SIGKILL to a worker of `start_worker`; what it was running is ended with `close`."""
+        self._left_behind |= descendants_of(worker.pid)
+        worker.kill()
+
     def counts(self) -> Counts:
         """What the server counted so far."""
         with urllib.request.urlopen(f"http://{self._metrics_address}/metrics", timeout=10) as response:

@@ -1,6 +1,7 @@
-"""Holds `rexec serve`, with a local worker of two slots, to every behaviour of the conformance kit.
+"""Holds rexec to every behaviour of the conformance kit, in each form that it is deployed in.
 
-The kit runs once, with every hook that it has a case for; each behaviour is then a test of its own.
+The forms are `rexec serve` with a local worker of two slots, and `rexec serve --slots 0` with a `rexec worker` that was started
+apart. The kit runs once for each, with every hook that it has a case for; each behaviour is then a test of its own.
 """
 
 import asyncio
@@ -16,11 +17,12 @@ import pytest
 from integration.conformance.all_cases import CASES
 from integration.conformance.options import Options
 from integration.conformance.runner import Outcome, Verdict, chosen, run_all
-from integration.process import descendants_of
+from integration.process import Process, descendants_of
 from integration.server import Server, running_server
 from integration.waiting import wait_until
 
 BEHAVIOURS = range(1, 56)
+SLOTS = 2
 STORE_BYTES = 256 << 20
 QUEUE_LIMIT = 200
 CANARY = "REXEC_CONFORMANCE_CANARY"
@@ -52,8 +54,10 @@ rights = [{rights}]
 class _Subject:
     """The server under test, and what the kit may have done to it."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, apart: Process | None) -> None:
+        """`apart` is the worker if it is none of the server's own."""
         self._server = server
+        self._apart = apart
         self.peak_bytes = 0
 
     async def restart(self, _values: Mapping[str, str]) -> None:
@@ -63,15 +67,20 @@ class _Subject:
 
     async def lose_worker(self, _values: Mapping[str, str]) -> None:
         self.note_memory()
-        (worker,) = self._server.worker_pids()
-        await asyncio.to_thread(self._server.kill_worker, worker)
+        if self._apart is None:
+            (worker,) = self._server.worker_pids()
+            await asyncio.to_thread(self._server.kill_worker, worker)
+            return
+        await asyncio.to_thread(self._server.kill_apart, self._apart)
+        self._apart = self._server.start_worker(SLOTS)
 
     async def kill_action(self, values: Mapping[str, str]) -> None:
         await asyncio.to_thread(self._kill_marked, values["MARKER"])
 
     def _kill_marked(self, marker: str) -> None:
         def found() -> bool:
-            marked = [pid for pid in descendants_of(self._server.process.pid) if marker in _command_line(pid)]
+            owner = self._server.process if self._apart is None else self._apart
+            marked = [pid for pid in descendants_of(owner.pid) if marker in _command_line(pid)]
             for pid in marked:
                 os.kill(pid, signal.SIGKILL)
             return bool(marked)
@@ -79,7 +88,8 @@ class _Subject:
         wait_until(found, f"an action's process with {marker} on its command line", 10)
 
     def note_memory(self) -> None:
-        pids = [self._server.process.pid, *self._server.worker_pids()]
+        workers = self._server.worker_pids() if self._apart is None else [self._apart.pid]
+        pids = [self._server.process.pid, *workers]
         self.peak_bytes = max(self.peak_bytes, *map(_peak_bytes, pids))
 
 
@@ -113,13 +123,16 @@ def _configured(folder: Path) -> Path:
     return config
 
 
-@pytest.fixture(scope="module")
-def subject(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, _Subject]]:
+@pytest.fixture(scope="module", params=["all in one", "worker apart"])
+def subject(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Server, _Subject]]:
     folder = tmp_path_factory.mktemp("conformance")
+    apart = request.param == "worker apart"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CANARY, "set")
-        with running_server(folder, 2, ("--config", str(_configured(folder)))) as server:
-            yield server, _Subject(server)
+        with running_server(folder, 0 if apart else SLOTS, ("--config", str(_configured(folder)))) as server:
+            yield server, _Subject(server, server.start_worker(SLOTS) if apart else None)
 
 
 class _Run:

@@ -17,7 +17,7 @@ from cas.context import RequestContext
 from cas.digest import Digest
 from cas.errors import BlobNotFound, MalformedRequest, OffsetMismatch, OffsetOutOfRange
 from cas.instances import Instances
-from cas.resource_name import ResourceName, parse_read_name, parse_write_name
+from cas.resource_name import ResourceName, check_header, parse_read_name, parse_write_name
 from cas.store import SMALL_BLOB_BYTES, BlobStore
 from cas.uploads import Upload, UploadKey, Uploads
 from protos.google.bytestream import bytestream_pb2
@@ -61,6 +61,7 @@ class ByteStream:
         Of a compressed read the offset counts bytes of the blob and a limit is refused (REAPI,
         ContentAddressableStorage). Raises MalformedRequest, BlobNotFound, OffsetOutOfRange.
         """
+        check_header(context.metadata, request.resource_name)
         for other in self._others:
             if other.claims(request.resource_name):
                 async with aclosing(other.read(request, context)) as pieces:
@@ -110,6 +111,7 @@ class ByteStream:
         first = await anext(aiter(requests), None)
         if first is None:
             raise MalformedRequest("a write without a message: the first one names the resource")
+        check_header(context.metadata, first.resource_name)
         name = parse_write_name(first.resource_name)
         digest = name.digest
         instance = self._instances.readable(name.instance_name, context.identity)

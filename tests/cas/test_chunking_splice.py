@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cas.chunking_splice import CHUNKS_AT_ONCE, Splices
+from cas.chunking_splice import CHUNKS_AT_ONCE, MAX_REPEATED_BYTES, Splices
 from cas.compose import Verified
 from cas.digest import Digest
-from cas.errors import ChunksMissing, DigestMismatch
+from cas.errors import ChunksMissing, DigestMismatch, MalformedRequest
 from cas.memory import MemoryStore
 from tests.blobs import MIB, blob
 
@@ -135,6 +135,14 @@ async def test_a_lie_made_of_one_chunk_repeated_pushes_nothing_out_of_the_store(
     assert store.puts == 0
     await Splices().splice(Verified(store), Digest.of(bytes(10 * MIB)), [zeros] * 10)
     assert store.blobs[Digest.of(bytes(10 * MIB))] == bytes(10 * MIB)
+
+
+async def test_no_request_makes_the_server_hash_for_hours(store: Watched) -> None:
+    [zeros] = await add(store, bytes(MIB))
+    many = MAX_REPEATED_BYTES // MIB + 1
+    with pytest.raises(MalformedRequest, match=f"{MAX_REPEATED_BYTES} is the most"):
+        await Splices().splice(store, Digest("ab" * 32, many * MIB), [zeros] * many)
+    assert store.puts == 0
 
 
 async def test_a_client_that_goes_away_leaves_nothing(store: Watched) -> None:

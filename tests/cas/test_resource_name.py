@@ -10,7 +10,15 @@ from cas.compression import Compressor
 from cas.digest import Digest
 from cas.errors import MalformedRequest
 from cas.hashing import DigestFunction
-from cas.resource_name import KEYWORDS, MAX_NAME_CHARACTERS, ResourceName, parse_read_name, parse_write_name
+from cas.resource_name import (
+    HEADER,
+    KEYWORDS,
+    MAX_NAME_CHARACTERS,
+    ResourceName,
+    check_header,
+    parse_read_name,
+    parse_write_name,
+)
 
 H = "0123456789abcdef" * 4
 BLOB = Digest(H, 5)
@@ -186,3 +194,24 @@ def test_every_proper_name_is_read_back(
     upload = f"{prefix}uploads/{uuid}/{blob}"
     assert parse_write_name(upload) == ResourceName(instance_name, digest, compressor, uuid)
     assert parse_write_name(f"{upload}/meta/data") == ResourceName(instance_name, digest, compressor, uuid)
+
+
+@pytest.mark.parametrize(
+    ("headers", "name"),
+    [
+        ({}, "blobs/a/1"),
+        ({HEADER: "blobs/a/1"}, "blobs/a/1"),
+        ({HEADER: "?"}, "b\u00fcro/blobs/a/1"),
+        ({"other": "x"}, "blobs/a/1"),
+    ],
+    ids=["absent", "the same", "no header carries it", "another header"],
+)
+def test_a_header_may_repeat_the_name(headers: dict[str, str | bytes], name: str) -> None:
+    check_header(headers, name)
+
+
+@pytest.mark.parametrize("said", ["", "blobs/a/2", b"blobs/a/1", "x" * 10_000])
+def test_a_header_that_says_something_else_is_refused(said: str | bytes) -> None:
+    with pytest.raises(MalformedRequest, match="resource-name") as caught:
+        check_header({HEADER: said}, "blobs/a/1")
+    assert len(str(caught.value)) < 700

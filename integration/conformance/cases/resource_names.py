@@ -9,6 +9,8 @@ from integration.conformance.case import NotSupported, behaviour
 from integration.conformance.client import Client
 from integration.conformance.expect import INVALID_ARGUMENT, NOT_FOUND, expect_equal, expect_refused
 
+RESOURCE_NAME_HEADER = "build.bazel.remote.execution.v2.resource-name"
+
 
 @behaviour(43, "the instance name comes before everything else, slashes and all")
 async def instance_prefix(client: Client) -> None:
@@ -23,6 +25,16 @@ async def instance_prefix(client: Client) -> None:
         expect_equal(committed, len(data), f"committed_size of a write to instance {instance!r}")
         got = await client.read(f"{prefix}{resource(digest)}")
         expect_equal(got == data, True, f"the blob comes back from instance {instance!r}")
+
+
+@behaviour(43, "a header may repeat the resource name")
+async def repeated_in_header(client: Client) -> None:
+    """For proxies that route by it; it says the same as the message and changes nothing."""
+    data = fresh()
+    name = client.upload_name(digest_of(data))
+    committed = await client.write(data, name=name, metadata=((RESOURCE_NAME_HEADER, name),))
+    expect_equal(committed, len(data), "committed_size of a write with the header")
+    expect_equal(await client.fetch(digest_of(data)) == data, True, "the blob comes back")
 
 
 @behaviour(43, "an upload's name may go on after the size")

@@ -16,6 +16,7 @@ from cas.errors import BlobNotFound, Code, MalformedRequest, NotAllowed, OffsetO
 from cas.hashing import DigestFunction
 from cas.instances import Instance, Instances
 from cas.memory import MemoryStore
+from cas.resource_name import HEADER
 from cas.services.bytestream import ByteStream
 from cas.store import CHUNK_BYTES, SMALL_BLOB_BYTES
 from cas.uploads import Uploads
@@ -49,6 +50,20 @@ class Reader:
 @pytest.fixture
 def reader(cache: Cache) -> Reader:
     return Reader(cache)
+
+
+async def test_43_a_header_that_names_another_blob_is_refused(cache: Cache) -> None:
+    service = ByteStream(cache.instances, Uploads())
+    context = RequestContext(metadata={HEADER: "blobs/another/1"})
+    name = Digest.of(SMALL).blob_name()
+    with pytest.raises(MalformedRequest, match="another"):
+        await anext(service.Read(bytestream_pb2.ReadRequest(resource_name=name), context))
+
+    async def requests() -> AsyncIterator[bytestream_pb2.WriteRequest]:
+        yield bytestream_pb2.WriteRequest(resource_name=f"uploads/u/{name}", data=SMALL, finish_write=True)
+
+    with pytest.raises(MalformedRequest, match="another"):
+        await service.Write(requests(), context)
 
 
 @BOTH
