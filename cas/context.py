@@ -22,6 +22,8 @@ class Identity:
     """Attach as a worker, which sees what it runs and decides what comes out of it."""
     instance_names: frozenset[str] | None = None
     """The instances that all this is about; None: every one."""
+    tenant: str = ""
+    """The team whose share of the workers his actions take; empty: the instance that he uses stands for it."""
 
     def may_use(self, instance_name: str) -> bool:
         """Whether requests for the instance are answered at all."""

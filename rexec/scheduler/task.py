@@ -59,6 +59,27 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose work a task is: the levels between which slots are shared fairly."""
+
+    tenant: str = ""
+    user: str = ""
+    invocation: str = ""
+    """REAPI RequestMetadata.tool_invocation_id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What an action uses up of its worker while it runs."""
+
+    slots: int = 1
+    cpu_millis: int = 0
+    """Thousandths of a core; 0 is what its slots stand for."""
+    memory_bytes: int = 0
+    """0 is what its slots stand for."""
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """What a client wants to run."""
 
@@ -70,6 +91,14 @@ class Candidate:
     do_not_cache: bool = False
     """Never shared with an equal action (REAPI Action.do_not_cache)."""
     timeout_seconds: float = 0.0
+    owner: Owner = field(default_factory=Owner)
+    demand: Demand = field(default_factory=Demand)
+    action_class: str = ""
+    """Actions that are much alike, such as all C++ compilations: what is learned of one holds for the next."""
+    action_key: str = ""
+    """The same step of the same build, whatever its inputs are this time; empty if that is not known."""
+    affinity: tuple[str, ...] = ()
+    """Names of large parts of the input root: a worker that has seen them has them in its cache."""
     payload: object = None
     """What the worker gets; opaque here."""
 
