@@ -79,13 +79,17 @@ class StatusError(Exception):
 
     code: Code = Code.INTERNAL
 
+    received_details: Sequence[any_pb2.Any] | None = None
+    """Those that another process sent with the failure, which hold in place of what the class knows to say."""
+
     def details(self) -> Iterable[any_pb2.Any]:
         """The google.rpc details (error_details.proto) that a client acts on; none unless a subclass has some."""
         return ()
 
     def to_proto(self) -> status_pb2.Status:
         """The google.rpc.Status of this failure, details included."""
-        return status_pb2.Status(code=int(self.code), message=str(self), details=list(self.details()))
+        details = self.details() if self.received_details is None else self.received_details
+        return status_pb2.Status(code=int(self.code), message=str(self), details=list(details))
 
 
 def packed(

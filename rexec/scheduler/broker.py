@@ -232,6 +232,7 @@ class Broker:
             inlining=cast(Inlining, operation.view),
             reason=reason,
             metadata=metadata_of(task, reason) if outcome is None else None,
+            owner=task.candidate.owner,
         )
 
     # For workers

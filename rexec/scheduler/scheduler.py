@@ -13,7 +13,7 @@ from typing import Protocol
 from cas.digest import Digest
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from rexec.scheduler.log_name import Output
-from rexec.scheduler.task import Candidate, Stage
+from rexec.scheduler.task import Candidate, Owner, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,8 @@ class OperationState:
     """Why it waits, for a person; empty once it runs."""
     metadata: re_pb2.ExecutedActionMetadata | None = None
     """What is known of the run so far."""
+    owner: Owner = field(default_factory=Owner)
+    """Whose work it is."""
 
     @property
     def done(self) -> bool:
