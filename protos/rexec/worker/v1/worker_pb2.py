@@ -26,9 +26,10 @@ from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as build
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
+from protos.rexec.scheduler.v1 import record_pb2 as rexec_dot_scheduler_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crexec/worker/v1/worker.proto\x12\x0frexec.worker.v1\x1a\x36\x62uild/bazel/remote/execution/v2/remote_execution.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xd3\x02\n\nFromWorker\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.rexec.worker.v1.HelloH\x00\x12)\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x17.rexec.worker.v1.CreditH\x00\x12-\n\x08progress\x18\x03 \x01(\x0b\x32\x19.rexec.worker.v1.ProgressH\x00\x12-\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x19.rexec.worker.v1.FinishedH\x00\x12/\n\theartbeat\x18\x05 \x01(\x0b\x32\x1a.rexec.worker.v1.HeartbeatH\x00\x12-\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x19.rexec.worker.v1.DrainingH\x00\x12(\n\x03log\x18\x07 \x01(\x0b\x32\x19.rexec.worker.v1.LogPieceH\x00\x42\t\n\x07message\"\xa4\x02\n\x08ToWorker\x12+\n\x07welcome\x18\x01 \x01(\x0b\x32\x18.rexec.worker.v1.WelcomeH\x00\x12\'\n\x05lease\x18\x02 \x01(\x0b\x32\x16.rexec.worker.v1.LeaseH\x00\x12)\n\x06revoke\x18\x03 \x01(\x0b\x32\x17.rexec.worker.v1.RevokeH\x00\x12\x35\n\x0c\x61\x63knowledged\x18\x04 \x01(\x0b\x32\x1d.rexec.worker.v1.AcknowledgedH\x00\x12\'\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x16.rexec.worker.v1.DrainH\x00\x12,\n\x08read_log\x18\x06 \x01(\x0b\x32\x18.rexec.worker.v1.ReadLogH\x00\x42\t\n\x07message\"\xcf\x02\n\x05Hello\x12\x13\n\x0bworker_name\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05slots\x18\x03 \x01(\x05\x12\x46\n\nproperties\x18\x04 \x03(\x0b\x32\x32.build.bazel.remote.execution.v2.Platform.Property\x12\x38\n\tresources\x18\x05 \x03(\x0b\x32%.rexec.worker.v1.Hello.ResourcesEntry\x12\x18\n\x10software_version\x18\x06 \x01(\t\x12(\n\x04held\x18\x07 \x03(\x0b\x32\x1a.rexec.worker.v1.HeldLease\x12\x16\n\x0einstance_names\x18\x08 \x03(\t\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\",\n\tHeldLease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"J\n\x06\x43redit\x12\x0e\n\x06leases\x18\x01 \x01(\x05\x12\x1c\n\x0fleases_received\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x12\n\x10_leases_received\"\x98\x02\n\x08Progress\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12.\n\x05phase\x18\x03 \x01(\x0e\x32\x1f.rexec.worker.v1.Progress.Phase\x12Q\n\x10partial_metadata\x18\x04 \x01(\x0b\x32\x37.build.bazel.remote.execution.v2.ExecutedActionMetadata\"h\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x46\x45TCHING\x10\x01\x12\x0e\n\nLAYING_OUT\x10\x02\x12\x0b\n\x07RUNNING\x10\x03\x12\x0e\n\nCOLLECTING\x10\x04\x12\r\n\tUPLOADING\x10\x05\"\xa3\x02\n\x08\x46inished\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x44\n\raction_result\x18\x03 \x01(\x0b\x32-.build.bazel.remote.execution.v2.ActionResult\x12\"\n\x06status\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x32\n\x07\x66\x61ilure\x18\x06 \x01(\x0e\x32!.rexec.worker.v1.Finished.Failure\"G\n\x07\x46\x61ilure\x12\x08\n\x04NONE\x10\x00\x12\x12\n\x0eINFRASTRUCTURE\x10\x01\x12\x11\n\rBACK_PRESSURE\x10\x02\x12\x0b\n\x07REVOKED\x10\x03\"g\n\tHeartbeat\x12\x0c\n\x04load\x18\x01 \x01(\x01\x12\x13\n\x0b\x63\x61\x63he_bytes\x18\x02 \x01(\x03\x12\x17\n\x0f\x66ree_disk_bytes\x18\x03 \x01(\x03\x12\x1e\n\x16\x61vailable_memory_bytes\x18\x04 \x01(\x03\"\x1a\n\x08\x44raining\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xd7\x01\n\x07Welcome\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x07resumed\x18\x04 \x03(\x0b\x32\x1a.rexec.worker.v1.HeldLease\x12+\n\x07unknown\x18\x05 \x03(\x0b\x32\x1a.rexec.worker.v1.HeldLease\"\x82\x04\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x15\n\rinstance_name\x18\x04 \x01(\t\x12N\n\x0f\x64igest_function\x18\x05 \x01(\x0e\x32\x35.build.bazel.remote.execution.v2.DigestFunction.Value\x12>\n\raction_digest\x18\x06 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\x12\x37\n\x06\x61\x63tion\x18\x07 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Action\x12\x39\n\x07\x63ommand\x18\x08 \x01(\x0b\x32(.build.bazel.remote.execution.v2.Command\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12J\n\x10request_metadata\x18\n \x01(\x0b\x32\x30.build.bazel.remote.execution.v2.RequestMetadata\x12\x34\n\x10queued_timestamp\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"9\n\x06Revoke\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"/\n\x0c\x41\x63knowledged\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"A\n\x05\x44rain\x12(\n\x05grace\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x85\x01\n\x07ReadLog\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12*\n\x06stream\x18\x03 \x01(\x0e\x32\x1a.rexec.worker.v1.LogStream\x12\x0e\n\x06reader\x18\x04 \x01(\x03\x12\x0e\n\x06offset\x18\x05 \x01(\x03\x12\r\n\x05until\x18\x06 \x01(\x03\"\x85\x01\n\x08LogPiece\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12*\n\x06stream\x18\x03 \x01(\x0e\x32\x1a.rexec.worker.v1.LogStream\x12\x0e\n\x06reader\x18\x04 \x01(\x03\x12\x0e\n\x06offset\x18\x05 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c*?\n\tLogStream\x12\x1a\n\x16LOG_STREAM_UNSPECIFIED\x10\x00\x12\n\n\x06STDOUT\x10\x01\x12\n\n\x06STDERR\x10\x02\x32O\n\x07Workers\x12\x44\n\x06\x41ttach\x12\x1b.rexec.worker.v1.FromWorker\x1a\x19.rexec.worker.v1.ToWorker(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1crexec/worker/v1/worker.proto\x12\x0frexec.worker.v1\x1a\x36\x62uild/bazel/remote/execution/v2/remote_execution.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1frexec/scheduler/v1/record.proto\"\xd3\x02\n\nFromWorker\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.rexec.worker.v1.HelloH\x00\x12)\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x17.rexec.worker.v1.CreditH\x00\x12-\n\x08progress\x18\x03 \x01(\x0b\x32\x19.rexec.worker.v1.ProgressH\x00\x12-\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x19.rexec.worker.v1.FinishedH\x00\x12/\n\theartbeat\x18\x05 \x01(\x0b\x32\x1a.rexec.worker.v1.HeartbeatH\x00\x12-\n\x08\x64raining\x18\x06 \x01(\x0b\x32\x19.rexec.worker.v1.DrainingH\x00\x12(\n\x03log\x18\x07 \x01(\x0b\x32\x19.rexec.worker.v1.LogPieceH\x00\x42\t\n\x07message\"\xa4\x02\n\x08ToWorker\x12+\n\x07welcome\x18\x01 \x01(\x0b\x32\x18.rexec.worker.v1.WelcomeH\x00\x12\'\n\x05lease\x18\x02 \x01(\x0b\x32\x16.rexec.worker.v1.LeaseH\x00\x12)\n\x06revoke\x18\x03 \x01(\x0b\x32\x17.rexec.worker.v1.RevokeH\x00\x12\x35\n\x0c\x61\x63knowledged\x18\x04 \x01(\x0b\x32\x1d.rexec.worker.v1.AcknowledgedH\x00\x12\'\n\x05\x64rain\x18\x05 \x01(\x0b\x32\x16.rexec.worker.v1.DrainH\x00\x12,\n\x08read_log\x18\x06 \x01(\x0b\x32\x18.rexec.worker.v1.ReadLogH\x00\x42\t\n\x07message\"\xcf\x02\n\x05Hello\x12\x13\n\x0bworker_name\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05slots\x18\x03 \x01(\x05\x12\x46\n\nproperties\x18\x04 \x03(\x0b\x32\x32.build.bazel.remote.execution.v2.Platform.Property\x12\x38\n\tresources\x18\x05 \x03(\x0b\x32%.rexec.worker.v1.Hello.ResourcesEntry\x12\x18\n\x10software_version\x18\x06 \x01(\t\x12(\n\x04held\x18\x07 \x03(\x0b\x32\x1a.rexec.worker.v1.HeldLease\x12\x16\n\x0einstance_names\x18\x08 \x03(\t\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\",\n\tHeldLease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"J\n\x06\x43redit\x12\x0e\n\x06leases\x18\x01 \x01(\x05\x12\x1c\n\x0fleases_received\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x12\n\x10_leases_received\"\x98\x02\n\x08Progress\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12.\n\x05phase\x18\x03 \x01(\x0e\x32\x1f.rexec.worker.v1.Progress.Phase\x12Q\n\x10partial_metadata\x18\x04 \x01(\x0b\x32\x37.build.bazel.remote.execution.v2.ExecutedActionMetadata\"h\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x46\x45TCHING\x10\x01\x12\x0e\n\nLAYING_OUT\x10\x02\x12\x0b\n\x07RUNNING\x10\x03\x12\x0e\n\nCOLLECTING\x10\x04\x12\r\n\tUPLOADING\x10\x05\"\xcd\x01\n\rResourceUsage\x12\x14\n\x0cuser_seconds\x18\x01 \x01(\x01\x12\x16\n\x0esystem_seconds\x18\x02 \x01(\x01\x12\x19\n\x11peak_memory_bytes\x18\x03 \x01(\x03\x12\x12\n\nread_bytes\x18\x04 \x01(\x03\x12\x15\n\rwritten_bytes\x18\x05 \x01(\x03\x12\"\n\x1avoluntary_context_switches\x18\x06 \x01(\x03\x12$\n\x1cinvoluntary_context_switches\x18\x07 \x01(\x03\"\xa3\x02\n\x08\x46inished\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x44\n\raction_result\x18\x03 \x01(\x0b\x32-.build.bazel.remote.execution.v2.ActionResult\x12\"\n\x06status\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\x12\x0f\n\x07message\x18\x05 \x01(\t\x12\x32\n\x07\x66\x61ilure\x18\x06 \x01(\x0e\x32!.rexec.worker.v1.Finished.Failure\"G\n\x07\x46\x61ilure\x12\x08\n\x04NONE\x10\x00\x12\x12\n\x0eINFRASTRUCTURE\x10\x01\x12\x11\n\rBACK_PRESSURE\x10\x02\x12\x0b\n\x07REVOKED\x10\x03\"g\n\tHeartbeat\x12\x0c\n\x04load\x18\x01 \x01(\x01\x12\x13\n\x0b\x63\x61\x63he_bytes\x18\x02 \x01(\x03\x12\x17\n\x0f\x66ree_disk_bytes\x18\x03 \x01(\x03\x12\x1e\n\x16\x61vailable_memory_bytes\x18\x04 \x01(\x03\"\x1a\n\x08\x44raining\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xd7\x01\n\x07Welcome\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x07resumed\x18\x04 \x03(\x0b\x32\x1a.rexec.worker.v1.HeldLease\x12+\n\x07unknown\x18\x05 \x03(\x0b\x32\x1a.rexec.worker.v1.HeldLease\"\xae\x04\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x15\n\rinstance_name\x18\x04 \x01(\t\x12N\n\x0f\x64igest_function\x18\x05 \x01(\x0e\x32\x35.build.bazel.remote.execution.v2.DigestFunction.Value\x12>\n\raction_digest\x18\x06 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Digest\x12\x37\n\x06\x61\x63tion\x18\x07 \x01(\x0b\x32\'.build.bazel.remote.execution.v2.Action\x12\x39\n\x07\x63ommand\x18\x08 \x01(\x0b\x32(.build.bazel.remote.execution.v2.Command\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12J\n\x10request_metadata\x18\n \x01(\x0b\x32\x30.build.bazel.remote.execution.v2.RequestMetadata\x12\x34\n\x10queued_timestamp\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06\x64\x65mand\x18\x0c \x01(\x0b\x32\x1a.rexec.scheduler.v1.Demand\"9\n\x06Revoke\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"/\n\x0c\x41\x63knowledged\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"A\n\x05\x44rain\x12(\n\x05grace\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x85\x01\n\x07ReadLog\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12*\n\x06stream\x18\x03 \x01(\x0e\x32\x1a.rexec.worker.v1.LogStream\x12\x0e\n\x06reader\x18\x04 \x01(\x03\x12\x0e\n\x06offset\x18\x05 \x01(\x03\x12\r\n\x05until\x18\x06 \x01(\x03\"\x85\x01\n\x08LogPiece\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12*\n\x06stream\x18\x03 \x01(\x0e\x32\x1a.rexec.worker.v1.LogStream\x12\x0e\n\x06reader\x18\x04 \x01(\x03\x12\x0e\n\x06offset\x18\x05 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c*?\n\tLogStream\x12\x1a\n\x16LOG_STREAM_UNSPECIFIED\x10\x00\x12\n\n\x06STDOUT\x10\x01\x12\n\n\x06STDERR\x10\x02\x32O\n\x07Workers\x12\x44\n\x06\x41ttach\x12\x1b.rexec.worker.v1.FromWorker\x1a\x19.rexec.worker.v1.ToWorker(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,46 +38,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HELLO_RESOURCESENTRY']._loaded_options = None
   _globals['_HELLO_RESOURCESENTRY']._serialized_options = b'8\001'
-  _globals['_LOGSTREAM']._serialized_start=3184
-  _globals['_LOGSTREAM']._serialized_end=3247
-  _globals['_FROMWORKER']._serialized_start=196
-  _globals['_FROMWORKER']._serialized_end=535
-  _globals['_TOWORKER']._serialized_start=538
-  _globals['_TOWORKER']._serialized_end=830
-  _globals['_HELLO']._serialized_start=833
-  _globals['_HELLO']._serialized_end=1168
-  _globals['_HELLO_RESOURCESENTRY']._serialized_start=1120
-  _globals['_HELLO_RESOURCESENTRY']._serialized_end=1168
-  _globals['_HELDLEASE']._serialized_start=1170
-  _globals['_HELDLEASE']._serialized_end=1214
-  _globals['_CREDIT']._serialized_start=1216
-  _globals['_CREDIT']._serialized_end=1290
-  _globals['_PROGRESS']._serialized_start=1293
-  _globals['_PROGRESS']._serialized_end=1573
-  _globals['_PROGRESS_PHASE']._serialized_start=1469
-  _globals['_PROGRESS_PHASE']._serialized_end=1573
-  _globals['_FINISHED']._serialized_start=1576
-  _globals['_FINISHED']._serialized_end=1867
-  _globals['_FINISHED_FAILURE']._serialized_start=1796
-  _globals['_FINISHED_FAILURE']._serialized_end=1867
-  _globals['_HEARTBEAT']._serialized_start=1869
-  _globals['_HEARTBEAT']._serialized_end=1972
-  _globals['_DRAINING']._serialized_start=1974
-  _globals['_DRAINING']._serialized_end=2000
-  _globals['_WELCOME']._serialized_start=2003
-  _globals['_WELCOME']._serialized_end=2218
-  _globals['_LEASE']._serialized_start=2221
-  _globals['_LEASE']._serialized_end=2735
-  _globals['_REVOKE']._serialized_start=2737
-  _globals['_REVOKE']._serialized_end=2794
-  _globals['_ACKNOWLEDGED']._serialized_start=2796
-  _globals['_ACKNOWLEDGED']._serialized_end=2843
-  _globals['_DRAIN']._serialized_start=2845
-  _globals['_DRAIN']._serialized_end=2910
-  _globals['_READLOG']._serialized_start=2913
-  _globals['_READLOG']._serialized_end=3046
-  _globals['_LOGPIECE']._serialized_start=3049
-  _globals['_LOGPIECE']._serialized_end=3182
-  _globals['_WORKERS']._serialized_start=3249
-  _globals['_WORKERS']._serialized_end=3328
+  _globals['_LOGSTREAM']._serialized_start=3469
+  _globals['_LOGSTREAM']._serialized_end=3532
+  _globals['_FROMWORKER']._serialized_start=229
+  _globals['_FROMWORKER']._serialized_end=568
+  _globals['_TOWORKER']._serialized_start=571
+  _globals['_TOWORKER']._serialized_end=863
+  _globals['_HELLO']._serialized_start=866
+  _globals['_HELLO']._serialized_end=1201
+  _globals['_HELLO_RESOURCESENTRY']._serialized_start=1153
+  _globals['_HELLO_RESOURCESENTRY']._serialized_end=1201
+  _globals['_HELDLEASE']._serialized_start=1203
+  _globals['_HELDLEASE']._serialized_end=1247
+  _globals['_CREDIT']._serialized_start=1249
+  _globals['_CREDIT']._serialized_end=1323
+  _globals['_PROGRESS']._serialized_start=1326
+  _globals['_PROGRESS']._serialized_end=1606
+  _globals['_PROGRESS_PHASE']._serialized_start=1502
+  _globals['_PROGRESS_PHASE']._serialized_end=1606
+  _globals['_RESOURCEUSAGE']._serialized_start=1609
+  _globals['_RESOURCEUSAGE']._serialized_end=1814
+  _globals['_FINISHED']._serialized_start=1817
+  _globals['_FINISHED']._serialized_end=2108
+  _globals['_FINISHED_FAILURE']._serialized_start=2037
+  _globals['_FINISHED_FAILURE']._serialized_end=2108
+  _globals['_HEARTBEAT']._serialized_start=2110
+  _globals['_HEARTBEAT']._serialized_end=2213
+  _globals['_DRAINING']._serialized_start=2215
+  _globals['_DRAINING']._serialized_end=2241
+  _globals['_WELCOME']._serialized_start=2244
+  _globals['_WELCOME']._serialized_end=2459
+  _globals['_LEASE']._serialized_start=2462
+  _globals['_LEASE']._serialized_end=3020
+  _globals['_REVOKE']._serialized_start=3022
+  _globals['_REVOKE']._serialized_end=3079
+  _globals['_ACKNOWLEDGED']._serialized_start=3081
+  _globals['_ACKNOWLEDGED']._serialized_end=3128
+  _globals['_DRAIN']._serialized_start=3130
+  _globals['_DRAIN']._serialized_end=3195
+  _globals['_READLOG']._serialized_start=3198
+  _globals['_READLOG']._serialized_end=3331
+  _globals['_LOGPIECE']._serialized_start=3334
+  _globals['_LOGPIECE']._serialized_end=3467
+  _globals['_WORKERS']._serialized_start=3534
+  _globals['_WORKERS']._serialized_end=3613
 # @@protoc_insertion_point(module_scope)

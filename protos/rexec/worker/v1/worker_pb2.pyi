@@ -4,6 +4,7 @@ from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as _remo
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.rpc import status_pb2 as _status_pb2
+from protos.rexec.scheduler.v1 import record_pb2 as _record_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -125,6 +126,24 @@ class Progress(_message.Message):
     partial_metadata: _remote_execution_pb2.ExecutedActionMetadata
     def __init__(self, lease_id: _Optional[str] = ..., epoch: _Optional[int] = ..., phase: _Optional[_Union[Progress.Phase, str]] = ..., partial_metadata: _Optional[_Union[_remote_execution_pb2.ExecutedActionMetadata, _Mapping[str, object]]] = ...) -> None: ...
 
+class ResourceUsage(_message.Message):
+    __slots__ = ("user_seconds", "system_seconds", "peak_memory_bytes", "read_bytes", "written_bytes", "voluntary_context_switches", "involuntary_context_switches")
+    USER_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SYSTEM_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    VOLUNTARY_CONTEXT_SWITCHES_FIELD_NUMBER: _ClassVar[int]
+    INVOLUNTARY_CONTEXT_SWITCHES_FIELD_NUMBER: _ClassVar[int]
+    user_seconds: float
+    system_seconds: float
+    peak_memory_bytes: int
+    read_bytes: int
+    written_bytes: int
+    voluntary_context_switches: int
+    involuntary_context_switches: int
+    def __init__(self, user_seconds: _Optional[float] = ..., system_seconds: _Optional[float] = ..., peak_memory_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., written_bytes: _Optional[int] = ..., voluntary_context_switches: _Optional[int] = ..., involuntary_context_switches: _Optional[int] = ...) -> None: ...
+
 class Finished(_message.Message):
     __slots__ = ("lease_id", "epoch", "action_result", "status", "message", "failure")
     class Failure(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -184,7 +203,7 @@ class Welcome(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping[str, object]]] = ..., grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping[str, object]]] = ..., resumed: _Optional[_Iterable[_Union[HeldLease, _Mapping[str, object]]]] = ..., unknown: _Optional[_Iterable[_Union[HeldLease, _Mapping[str, object]]]] = ...) -> None: ...
 
 class Lease(_message.Message):
-    __slots__ = ("lease_id", "epoch", "task_id", "instance_name", "digest_function", "action_digest", "action", "command", "timeout", "request_metadata", "queued_timestamp")
+    __slots__ = ("lease_id", "epoch", "task_id", "instance_name", "digest_function", "action_digest", "action", "command", "timeout", "request_metadata", "queued_timestamp", "demand")
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
@@ -196,6 +215,7 @@ class Lease(_message.Message):
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_METADATA_FIELD_NUMBER: _ClassVar[int]
     QUEUED_TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
+    DEMAND_FIELD_NUMBER: _ClassVar[int]
     lease_id: str
     epoch: int
     task_id: str
@@ -207,7 +227,8 @@ class Lease(_message.Message):
     timeout: _duration_pb2.Duration
     request_metadata: _remote_execution_pb2.RequestMetadata
     queued_timestamp: _timestamp_pb2.Timestamp
-    def __init__(self, lease_id: _Optional[str] = ..., epoch: _Optional[int] = ..., task_id: _Optional[str] = ..., instance_name: _Optional[str] = ..., digest_function: _Optional[_Union[_remote_execution_pb2.DigestFunction.Value, str]] = ..., action_digest: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping[str, object]]] = ..., action: _Optional[_Union[_remote_execution_pb2.Action, _Mapping[str, object]]] = ..., command: _Optional[_Union[_remote_execution_pb2.Command, _Mapping[str, object]]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping[str, object]]] = ..., request_metadata: _Optional[_Union[_remote_execution_pb2.RequestMetadata, _Mapping[str, object]]] = ..., queued_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ...) -> None: ...
+    demand: _record_pb2.Demand
+    def __init__(self, lease_id: _Optional[str] = ..., epoch: _Optional[int] = ..., task_id: _Optional[str] = ..., instance_name: _Optional[str] = ..., digest_function: _Optional[_Union[_remote_execution_pb2.DigestFunction.Value, str]] = ..., action_digest: _Optional[_Union[_remote_execution_pb2.Digest, _Mapping[str, object]]] = ..., action: _Optional[_Union[_remote_execution_pb2.Action, _Mapping[str, object]]] = ..., command: _Optional[_Union[_remote_execution_pb2.Command, _Mapping[str, object]]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping[str, object]]] = ..., request_metadata: _Optional[_Union[_remote_execution_pb2.RequestMetadata, _Mapping[str, object]]] = ..., queued_timestamp: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., demand: _Optional[_Union[_record_pb2.Demand, _Mapping[str, object]]] = ...) -> None: ...
 
 class Revoke(_message.Message):
     __slots__ = ("lease_id", "epoch", "reason")
