@@ -32,7 +32,7 @@ from rexec.scheduler.log_name import Output
 from rexec.scheduler.observer import Observer, Snapshot, Unobserved
 from rexec.scheduler.outbox import Outbox
 from rexec.scheduler.queue import Queue
-from rexec.scheduler.scheduler import Inlining, LogRest, OperationState
+from rexec.scheduler.scheduler import Inlining, LogRest, OperationState, operation_name
 from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.stages import stages_of
 from rexec.scheduler.task import Candidate, Failure, Hold, Operation, Outcome, Stage
@@ -122,23 +122,20 @@ class Broker:
 
     # For services
 
-    async def submit(self, candidate: Candidate, inlining: Inlining) -> str:
-        name = self._new_name(candidate.instance_name)
-        self._apply(e.Submit(name, self._new_id(), candidate, inlining))
+    async def submit(self, candidate: Candidate, inlining: Inlining, name: str = "") -> str:
+        name = name or operation_name(candidate.instance_name, self._new_id())
+        if name not in self._queue.operations:
+            self._apply(e.Submit(name, self._new_id(), candidate, inlining))
         return name
 
-    async def record(self, candidate: Candidate, inlining: Inlining, response: re_pb2.ExecuteResponse) -> str:
-        name = self._new_name(candidate.instance_name)
-        self._apply(
-            e.Record(
-                name, self._new_id(), candidate, Outcome(response=response, size_bytes=response.ByteSize()), inlining
-            )
-        )
+    async def record(
+        self, candidate: Candidate, inlining: Inlining, response: re_pb2.ExecuteResponse, name: str = ""
+    ) -> str:
+        name = name or operation_name(candidate.instance_name, self._new_id())
+        if name not in self._queue.operations:
+            outcome = Outcome(response=response, size_bytes=response.ByteSize())
+            self._apply(e.Record(name, self._new_id(), candidate, outcome, inlining))
         return name
-
-    def _new_name(self, instance_name: str) -> str:
-        prefix = f"{instance_name}/" if instance_name else ""
-        return f"{prefix}operations/{self._new_id()}"
 
     async def watch(self, name: str, keepalive_seconds: float) -> AsyncGenerator[OperationState, None]:
         operation = self._operation(name)

@@ -19,7 +19,7 @@ from cas.instances import Instances
 from rexec.scheduler.clock import Clock
 from rexec.scheduler.permission import require_operation
 from rexec.scheduler.rendering import operation_of
-from rexec.scheduler.scheduler import OperationState, Scheduler
+from rexec.scheduler.scheduler import PAGE_BYTES, OperationState, Scheduler
 from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.task import Stage
 
@@ -27,8 +27,6 @@ DEFAULT_PAGE = 100
 MAX_PAGE = 1000
 """Operations in one answer. Completed ones carry their results, so an answer must have room for large ones."""
 
-MAX_PAGE_BYTES = 3 << 20
-"""What an answer may hold before the page ends early: gRPC's default limit for a message is 4 MiB."""
 
 
 class OperationsService:
@@ -62,7 +60,7 @@ class OperationsService:
         for state in states[:limit]:
             operation = operation_of(state)
             size_bytes += operation.ByteSize()
-            if answer.operations and size_bytes > MAX_PAGE_BYTES:
+            if answer.operations and size_bytes > PAGE_BYTES:
                 break
             answer.operations.append(operation)
         if len(answer.operations) < len(states):

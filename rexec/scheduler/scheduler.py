@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from cas.digest import Digest
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
@@ -69,18 +69,30 @@ class LogRest:
     state: OperationState
 
 
+PAGE_BYTES: Final = 3 << 20
+"""Responses that need not be more in one page: what a client is sent at once stays below gRPC's default limit of 4 MiB."""
+
+
+def operation_name(instance_name: str, operation_id: str) -> str:
+    """The name of an operation of an instance: its prefix, "operations/" and the id."""
+    return f"{instance_name}/operations/{operation_id}" if instance_name else f"operations/{operation_id}"
+
+
 class Scheduler(Protocol):
     """What a service may ask for. A name that is not known raises OperationNotFound."""
 
-    async def submit(self, candidate: Candidate, inlining: Inlining) -> str:
+    async def submit(self, candidate: Candidate, inlining: Inlining, name: str = "") -> str:
         """Run an action, or join the run of an equal one. Returns the new operation's name.
 
-        The candidate's payload is a `Run`. Raises NoWorkerFits and QueueFull.
+        The candidate's payload is a `Run`. Who gives a `name`, in the form that `operation_name` makes, may ask again: an
+        operation that exists is left as it is. Raises NoWorkerFits and QueueFull.
         """
         ...
 
-    async def record(self, candidate: Candidate, inlining: Inlining, response: re_pb2.ExecuteResponse) -> str:
-        """Make an operation that is complete already. Returns its name."""
+    async def record(
+        self, candidate: Candidate, inlining: Inlining, response: re_pb2.ExecuteResponse, name: str = ""
+    ) -> str:
+        """Make an operation that is complete already. Returns its name, which may be given as for `submit`."""
         ...
 
     def watch(self, name: str, keepalive_seconds: float) -> AsyncGenerator[OperationState, None]:
@@ -108,7 +120,7 @@ class Scheduler(Protocol):
         self, instance_name: str, stages: frozenset[Stage], after: str, limit: int
     ) -> Sequence[OperationState]:
         """At most `limit` operations of an instance in one of `stages`, in the order of their names, from the first one
-        past `after`."""
+        past `after`. Fewer although there are more only if their responses have more than PAGE_BYTES together."""
         ...
 
     async def cancel(self, name: str) -> None:
