@@ -34,6 +34,7 @@ def end(state: QueueState, task: Task, outcome: Outcome, now: float) -> None:
 def complete(state: QueueState, operation: Operation, outcome: Outcome, now: float) -> None:
     """The operation has ended; its task may go on for others."""
     state.queued_operations -= operation.task.stage is Stage.QUEUED
+    state.accounts.ended(operation, outcome, now)
     operation.outcome = outcome
     operation.completed_at = now
     del operation.task.operations[operation.name]

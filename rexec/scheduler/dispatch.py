@@ -16,6 +16,8 @@ def enqueue(state: QueueState, task: Task, now: float) -> None:
         task.exclusion_ends_at = now + state.settings.exclusion_seconds
         state.deadlines.add(task.exclusion_ends_at, Due.EXCLUSION_ENDS, task.task_id)
     state.fleet.enqueue(task)
+    state.waiting.joined(task)
+    state.accounts.waits(task, now)
     state.queued.append(task)
     if not state.fleet.fit(task.candidate.requirement).workers:
         state.deadlines.add(now + state.settings.unserved_seconds, Due.UNSERVED, task.task_id)
@@ -25,6 +27,8 @@ def leave(state: QueueState, task: Task) -> None:
     """The task waits no more, if it did."""
     if task.place is not None:
         state.fleet.dequeue(task)
+        state.waiting.left(task)
+        state.accounts.waits_no_more(task, state.now)
     task.exclusion_ends_at = None
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import TypeVar
 
+from rexec.scheduler.accounts import Tally, restored
 from rexec.scheduler.queue import Queue
 from rexec.scheduler.state import QueueState
 from rexec.scheduler.task import Hold, Stage, Task
+
+K = TypeVar("K")
 
 
 def check(queue: Queue) -> None:
@@ -16,6 +21,7 @@ def check(queue: Queue) -> None:
     _check_operations(state)
     _check_leases(state)
     _check_indexes(state)
+    _check_accounts(state)
 
 
 def _require(condition: bool, text: str) -> None:
@@ -103,3 +109,25 @@ def _check_indexes(state: QueueState) -> None:
     _require(
         waiting == {task for task in state.tasks.values() if task.place is not None}, "the lines are not the waiting"
     )
+
+
+def _check_accounts(state: QueueState) -> None:
+    grouped = [task for group in state.waiting for task in group.tasks.values()]
+    _require(len(grouped) == len(set(grouped)), "a task is in two groups of waiting tasks")
+    _require(
+        set(grouped) == {task for task in state.tasks.values() if task.place is not None}, "groups are not the waiting"
+    )
+    counted = restored(state.operations.values(), grouped, state.leases.values(), state.now)
+    _check_tallies(state.accounts.invocations, counted.invocations, state.now)
+    _check_tallies(state.accounts.tenants, counted.tenants, state.now)
+
+
+def _check_tallies(table: Mapping[K, Tally], recounted: Mapping[K, Tally], now: float) -> None:
+    _require(recounted.keys() <= table.keys(), "someone at work is not counted")
+    for key, tally in table.items():
+        right = recounted.get(key, Tally(now, now))
+        found = (tally.queued, tally.executing, tally.slots, tally.unknown)
+        expected = (right.queued, right.executing, right.slots, right.unknown)
+        _require(found == expected, f"{key} has {found} queued, executing, slots, unknown; expected {expected}")
+        wrong = abs(tally.expected_left(now) - right.expected_left(now))
+        _require(wrong < 1e-3, f"{key} expects {tally.expected_left(now)} slot-seconds, and it should be {wrong} other")

@@ -22,6 +22,7 @@ def grant(state: QueueState, task: Task, worker: Worker) -> None:
     worker.sent += 1
     state.fleet.update(worker)
     if lease.started:
+        state.accounts.began(lease, state.now)
         state.set_stage(task, Stage.EXECUTING)
     attempt = len(task.losses) + 1
     state.effects.append(e.LeaseGranted(worker.worker_id, task.task_id, lease.lease_id, lease.epoch, attempt))
@@ -30,6 +31,7 @@ def grant(state: QueueState, task: Task, worker: Worker) -> None:
 def drop(state: QueueState, lease: Lease) -> None:
     """The worker does not have the lease any more."""
     worker = lease.worker
+    state.accounts.released(lease, state.now)
     del state.leases[lease.lease_id]
     del worker.leases[lease.lease_id]
     worker.settling -= lease.hold is Hold.SETTLING

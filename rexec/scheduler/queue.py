@@ -60,6 +60,7 @@ class Queue:
         """
         state = self.state
         state.effects = []
+        state.now = now
         match event:
             case e.Submit():
                 submit(state, event, now)

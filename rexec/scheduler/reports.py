@@ -20,6 +20,7 @@ def progress(state: QueueState, event: e.Progress) -> None:
         lease.detail = event.detail
         if event.running:
             lease.started = True
+            state.accounts.began(lease, state.now)
             state.set_stage(lease.task, Stage.EXECUTING)
 
 
@@ -28,6 +29,7 @@ def reported(state: QueueState, event: e.Reported) -> None:
     lease = held(state, event.worker_id, event.lease_id, event.epoch)
     if lease is not None and lease.hold is Hold.LIVE:
         lease.hold = Hold.SETTLING
+        state.accounts.released(lease, state.now)
         lease.worker.settling += 1
         state.touch(lease.worker)
 

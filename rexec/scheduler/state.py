@@ -21,11 +21,13 @@ from dataclasses import dataclass, field
 from cas.digest import Digest
 from cas.errors import OperationNotFound
 from rexec.scheduler import events as e
+from rexec.scheduler.accounts import Accounts
 from rexec.scheduler.deadlines import Deadlines
 from rexec.scheduler.fleet import Fleet
 from rexec.scheduler.retention import Retention
 from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.task import Lease, Operation, Stage, Task, Worker
+from rexec.scheduler.waiting import Waiting
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +39,8 @@ class QueueState:
     """Until then, workers may be on their way: what no worker offers yet is not refused."""
     fleet: Fleet
     retention: Retention
+    now: float
+    """The time of the event at hand."""
     tasks: dict[str, Task] = field(default_factory=dict)
     """Those that have not ended."""
     operations: dict[str, Operation] = field(default_factory=dict)
@@ -47,6 +51,10 @@ class QueueState:
     """Tasks that an equal action may join, by instance name and action digest."""
     queued_operations: int = 0
     """Live operations in stage QUEUED."""
+    accounts: Accounts = field(default_factory=Accounts)
+    """Who has had what."""
+    waiting: Waiting = field(default_factory=Waiting)
+    """The tasks in line, by what makes them wait."""
     deadlines: Deadlines = field(default_factory=Deadlines)
     known_names: set[str] = field(default_factory=set)
     """Of platform properties: those of the settings, and those that a worker has ever offered."""
@@ -73,6 +81,7 @@ class QueueState:
             retention=Retention(
                 settings.retain_seconds, settings.max_retained_operations, settings.max_retained_bytes
             ),
+            now=now,
             known_names=set(settings.known_properties),
         )  # fmt: skip
 
@@ -94,6 +103,8 @@ class QueueState:
             return
         self.queued_operations += len(task.operations) * ((stage is Stage.QUEUED) - (task.stage is Stage.QUEUED))
         task.stage = stage
+        for operation in task.operations.values():
+            self.accounts.moved(operation, stage, self.now)
         self.effects += [e.OperationChanged(name) for name in task.operations]
 
     def touch(self, worker: Worker) -> None:

@@ -38,9 +38,10 @@ def submit(state: QueueState, event: e.Submit, now: float) -> None:
         enqueue(state, task, now)
     elif candidate.priority < task.priority:
         promote(state, task, candidate.priority)
-    operation = Operation(event.operation_name, task, event.view)
+    operation = Operation(event.operation_name, task, event.view, owner=candidate.owner)
     state.operations[operation.name] = task.operations[operation.name] = operation
     state.queued_operations += task.stage is Stage.QUEUED
+    state.accounts.joined(operation, now)
     watch_abandonment(state, task, now)
 
 
@@ -48,8 +49,9 @@ def record(state: QueueState, event: e.Record, now: float) -> None:
     """An operation that is complete when it is born."""
     candidate = replace(event.candidate, payload=None)
     task = Task(event.task_id, candidate, state.next_arrival(), now, 0, Stage.COMPLETED)
-    operation = Operation(event.operation_name, task, event.view, 0, event.outcome, now)
+    operation = Operation(event.operation_name, task, event.view, 0, event.outcome, now, candidate.owner)
     state.operations[operation.name] = operation
+    state.accounts.recorded(operation, event.outcome, now)
     retain(state, operation, now)
 
 

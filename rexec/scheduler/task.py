@@ -48,6 +48,16 @@ class Hold(Enum):
     """Of no use to the task, but the worker has not let go of it yet: it still takes up room there."""
 
 
+class Ending(Enum):
+    """How an operation ended, as its owner counts it."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    """With an exit code other than 0, or not by itself."""
+    CACHED = "cached"
+    CANCELLED = "cancelled"
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a task ended: either the rules' own failure or whatever the shell made of the worker's report."""
@@ -56,6 +66,8 @@ class Outcome:
     response: object = None
     size_bytes: int = 0
     """Of the response, for the bound on what is kept."""
+    ending: Ending = Ending.SUCCEEDED
+    """What the response says, for those who count; an error says it itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +89,16 @@ class Demand:
     """Thousandths of a core; 0 is what its slots stand for."""
     memory_bytes: int = 0
     """0 is what its slots stand for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one run of an action took, by its worker's account."""
+
+    seconds: float
+    """Of the command alone."""
+    peak_memory_bytes: int = 0
+    """0: the worker did not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +136,8 @@ class Operation:
     waiters: int = 0
     outcome: Outcome | None = None
     completed_at: float | None = None
+    owner: Owner = field(default_factory=Owner)
+    """Who asked for this operation; the task belongs to the one who asked first."""
 
     @property
     def stage(self) -> Stage:
@@ -150,6 +174,8 @@ class Task:
     """Its place in a line, None unless it waits there."""
     parked: bool = False
     """Out of line because nobody waits for it: it must not take a slot from those that someone waits for."""
+    expected_seconds: float | None = None
+    """How long it is expected to hold its slots, None if nothing is known. Set when the task is made, and never changed."""
 
     @property
     def waiters(self) -> int:
@@ -170,6 +196,12 @@ class Lease:
     hold: Hold = Hold.LIVE
     detail: object = None
     """The worker's last word on its progress; opaque here."""
+    began_at: float | None = None
+    """Since when it takes up its slots; None while it is only fetched ahead."""
+    released: bool = False
+    """It takes them up no more."""
+    price: float = 0.0
+    """Of one slot for one second."""
 
 
 @dataclass(slots=True, eq=False)

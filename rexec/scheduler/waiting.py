@@ -1,0 +1,67 @@
+"""Tasks in line, grouped by what makes them wait: those of a group want the same of a worker, avoid the same workers and
+belong to the same owner. There are few groups and many tasks, so what is told of waiting is asked of groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from rexec.scheduler.accounts import expected_of
+from rexec.scheduler.platform import Requirement
+from rexec.scheduler.task import Owner, Task
+
+Key = tuple[Requirement, frozenset[str], Owner]
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Tasks that wait for the same."""
+
+    requirement: Requirement
+    owner: Owner
+    tasks: dict[str, Task] = field(default_factory=dict)
+    """By id, in the order in which they came into line. Never empty."""
+    expected_slot_seconds: float = 0.0
+
+    @property
+    def oldest_at(self) -> float:
+        """When the task was queued that waits longest: it need not be the first, for one that is tried again comes last.
+        Costs the number of tasks."""
+        return min(task.queued_at for task in self.tasks.values())
+
+
+class Waiting:
+    """The groups."""
+
+    def __init__(self) -> None:
+        self._groups: dict[Key, Group] = {}
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(self._groups.values())
+
+    def joined(self, task: Task) -> None:
+        """The task is in line."""
+        key = _key(task)
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = Group(task.candidate.requirement, task.candidate.owner)
+        group.tasks[task.task_id] = task
+        group.expected_slot_seconds += expected_of(task)
+
+    def left(self, task: Task) -> None:
+        """The task is in line no more; its exclusions are still those that it waited with."""
+        key = _key(task)
+        group = self._groups[key]
+        del group.tasks[task.task_id]
+        group.expected_slot_seconds -= expected_of(task)
+        if not group.tasks:
+            del self._groups[key]
+
+    def of(self, task: Task) -> Group:
+        """The group of a task in line."""
+        return self._groups[_key(task)]
+
+
+def _key(task: Task) -> Key:
+    return task.candidate.requirement, task.excluded, task.candidate.owner
