@@ -111,11 +111,12 @@ class Accounts:
     """The tallies. `price_of` says what a second of one slot of a worker costs."""
 
     def __init__(self, price_of: Callable[[Lease], float] = lambda _lease: 0.0) -> None:
-        self.invocations: dict[Key, Tally] = {}
+        self.active: dict[Key, Tally] = {}
+        """Invocations at work."""
+        self.idle: dict[Key, Tally] = {}
+        """Those of which nothing is queued or executed, the longest idle first."""
         self.tenants: dict[str, Tally] = {}
         self._price_of = price_of
-        self._idle: dict[Key, None] = {}
-        """Those that are idle, the longest idle first."""
 
     # Operations
 
@@ -195,12 +196,11 @@ class Accounts:
     # The table
 
     def _tallies(self, task: Task, owner: Owner, now: float) -> tuple[Tally, Tally]:
-        key = (task.candidate.instance_name, owner)
-        invocation = self.invocations.get(key)
+        key = _key(task, owner)
+        invocation = self.active.get(key)
         if invocation is None:
-            invocation = self.invocations[key] = Tally(now, now)
+            invocation = self.active[key] = self.idle.pop(key, None) or Tally(now, now)
         invocation.active_at = now
-        self._idle.pop(key, None)
         name = owner.tenant
         tenant = self.tenants.get(name)
         if tenant is None:
@@ -212,23 +212,18 @@ class Accounts:
 
     def _settle(self, key: Key, now: float) -> None:
         """Something of the invocation has ended: if that was all, it is kept for a while, and others may have to go."""
-        if self.invocations[key].idle:
-            self._idle[key] = None
+        if self.active[key].idle:
+            self.idle[key] = self.active.pop(key)
         self.forget_due(now)
 
     def forget_due(self, now: float) -> None:
         """Forget the invocations that have been idle for too long by now, or are too many."""
-        for key in list(self._due(now)):
-            del self._idle[key], self.invocations[key]
-
-    def _due(self, now: float) -> list[Key]:
-        due: list[Key] = []
-        for key in self._idle:
-            too_many = len(self.invocations) - len(due) > MAX_INVOCATIONS
-            if not too_many and self.invocations[key].active_at > now - RETAIN_SECONDS:
-                break
-            due.append(key)
-        return due
+        while self.idle:
+            key, tally = next(iter(self.idle.items()))
+            too_many = len(self.active) + len(self.idle) > MAX_INVOCATIONS
+            if not too_many and tally.active_at > now - RETAIN_SECONDS:
+                return
+            del self.idle[key]
 
 
 def restored(

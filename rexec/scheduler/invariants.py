@@ -118,7 +118,10 @@ def _check_accounts(state: QueueState) -> None:
         set(grouped) == {task for task in state.tasks.values() if task.place is not None}, "groups are not the waiting"
     )
     counted = restored(state.operations.values(), grouped, state.leases.values(), state.now)
-    _check_tallies(state.accounts.invocations, counted.invocations, state.now)
+    _require(not state.accounts.active.keys() & state.accounts.idle.keys(), "an invocation is active and idle")
+    _require(not any(tally.idle for tally in state.accounts.active.values()), "an idle invocation counts as active")
+    _check_tallies(state.accounts.active, counted.active, state.now)
+    _check_tallies(state.accounts.idle, {}, state.now)
     _check_tallies(state.accounts.tenants, counted.tenants, state.now)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from rexec.scheduler.price import PriceSettings
+
 
 class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """[scheduler]: how actions are queued, given to workers and kept."""
@@ -61,6 +63,7 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     inline_bytes: int = 1 << 20
     """The most bytes of stdout, stderr and output files together that one ExecuteResponse carries inline; the message has
     to stay below 4 MiB with its metadata."""
+    price: PriceSettings = PriceSettings()
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming them."""

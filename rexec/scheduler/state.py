@@ -85,6 +85,7 @@ class QueueState:
             known_names=set(settings.known_properties),
         )  # fmt: skip
 
+            accounts=Accounts(lambda lease: settings.price.slot_second(lease.worker.offer)),
     def next_arrival(self) -> int:
         """The number of a task that arrives now."""
         self.arrivals += 1
