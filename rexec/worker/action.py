@@ -267,7 +267,7 @@ class LeasedAction:
             name = _name_of(refusal.digest, result, outputs, room.root)
             _log.info("the store has no room for an output", lease=lease.lease_id, output=name, reason=str(refusal))
             finished.action_result.CopyFrom(_evidence(stdout, stderr, ended.exit_code))
-            finished.action_result.execution_metadata.CopyFrom(self._metadata)
+            self._complete(finished.action_result, ended)
             finished.message = f"{name} of {refusal.digest.size_bytes} bytes cannot be kept: {refusal}"
             finished.status.CopyFrom(FailedPrecondition(finished.message).to_proto())
             return
@@ -282,7 +282,7 @@ class LeasedAction:
             ]
             await context.files.take(kept)
         self._stamp(self._metadata.worker_completed_timestamp)
-        result.execution_metadata.CopyFrom(self._metadata)
+        self._complete(result, ended)
         finished.action_result.CopyFrom(result)
         finished.message = _message(ended, stdout, stderr)
         if not isinstance(outputs, Outputs):
@@ -305,10 +305,15 @@ class LeasedAction:
         if self._context.oom.look():
             raise WorkerFault(
                 f"the kernel killed a process for want of memory while the command ran (exit code {ended.exit_code}, "
-                f"largest process {ended.peak_rss_bytes >> 20} MiB)"
+                f"the most memory seen {ended.usage.peak_memory_bytes >> 20} MiB)"
             )
         if self._context.workspace.free_bytes() < _LEAST_FREE_BYTES:
             raise DiskFull(f"the worker's disk was full when the command ended with {ended.exit_code}")
+
+    def _complete(self, result: re_pb2.ActionResult, ended: Exit) -> None:
+        """Give the result its metadata. What the command used is only in there: every Progress goes to every client."""
+        result.execution_metadata.CopyFrom(self._metadata)
+        result.execution_metadata.auxiliary_metadata.add().Pack(ended.usage.to_proto())
 
     def _begin(self, phase: worker_pb2.Progress.Phase, timestamp: timestamp_pb2.Timestamp | None = None) -> None:
         if timestamp is not None:

@@ -7,6 +7,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+MAX_TREE_PROCESSES = 1_000
+"""Of one action, looked at one by one; a fork bomb has no end."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessStat:
@@ -59,6 +62,28 @@ def children_of_this_process() -> list[int] | None:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_bytes().split()]
     except OSError:
         return None
+
+
+def tree_of(pid: int) -> list[int]:
+    """The process and all its descendants, parents first; only itself if the kernel does not tell (CONFIG_PROC_CHILDREN).
+
+    What was started by a process that has ended is missing. Each thread has children of its own.
+    """
+    found = [pid]
+    for parent in found:
+        try:
+            threads = os.listdir(f"/proc/{parent}/task")
+        except OSError:
+            continue
+        for thread in threads:
+            try:
+                children = Path(f"/proc/{parent}/task/{thread}/children").read_bytes().split()
+            except OSError:
+                continue
+            found += map(int, children)
+        if len(found) > MAX_TREE_PROCESSES:
+            break
+    return list(dict.fromkeys(found))  # one whose parent ended meanwhile may be there twice
 
 
 def lies_in(pid: int, directory: str) -> bool:

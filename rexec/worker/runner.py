@@ -20,10 +20,12 @@ from typing import TypeVar
 from cas.cancellation import to_the_end
 from cas.errors import FailedPrecondition, MalformedRequest
 from rexec.worker.command import Invocation
+from rexec.worker.memory_watch import MemoryWatch
 from rexec.worker.process_table import ticks_now
 from rexec.worker.processes import ActionProcesses, Processes
 from rexec.worker.spawn_gate import GATE, SpawnGate
 from rexec.worker.streams import CapturedStream
+from rexec.worker.usage import Usage
 
 _T = TypeVar("_T")
 
@@ -38,10 +40,7 @@ class Exit:
     """The signal that the first process died of, 0 if it exited."""
     timed_out: bool
     wall_seconds: float
-    cpu_seconds: float
-    """User and system time of the first process and of those that it waited for."""
-    peak_rss_bytes: int
-    """Of the largest of those processes."""
+    usage: Usage
 
     @property
     def message(self) -> str:
@@ -64,7 +63,9 @@ class Runner:
         kill_grace_seconds: float,
         note_session: Callable[[int, int], None] = lambda _session, _ticks: None,
         gate: SpawnGate = GATE,
+        memory: MemoryWatch | None = None,
     ) -> None:
+        self._memory = memory or MemoryWatch()
         self._processes = processes
         self._kill_grace_seconds = kill_grace_seconds
         self._note_session = note_session
@@ -100,6 +101,7 @@ class Runner:
             pidfd = os.pidfd_open(process.pid)
             loop.add_reader(pidfd, _set, exited)
             self._note_session(process.pid, start_ticks)
+            self._memory.began(process.pid)
             stdout.started(loop)
             stderr.started(loop)
             timed_out = not await _within(exited, timeout_seconds)
@@ -108,6 +110,7 @@ class Runner:
                 await _within(exited, self._kill_grace_seconds)
         finally:
             ended = loop.time()
+            seen_memory_bytes = self._memory.ended(process.pid)
             try:
                 wait_status, usage = await to_the_end(self._end(process, action, exited.done()))
             finally:
@@ -124,8 +127,7 @@ class Runner:
             signal_number=-code if code < 0 else 0,
             timed_out=timed_out,
             wall_seconds=ended - started,
-            cpu_seconds=usage.ru_utime + usage.ru_stime,
-            peak_rss_bytes=usage.ru_maxrss * 1024,
+            usage=Usage.of(usage, seen_memory_bytes),
         )
 
     def _spawn(
