@@ -20,6 +20,7 @@ from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb
 from rexec.scheduler.clock import Clock
 from rexec.scheduler.command import check_command, outputs_of, requirement_of, timeout_of
 from rexec.scheduler.inputs import InputRoots
+from rexec.scheduler.likeness import class_of, key_of
 from rexec.scheduler.scheduler import Inlining, Run
 from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.task import Candidate
@@ -72,13 +73,17 @@ class Admission:
         command = await _read(instance.store, command_digest, re_pb2.Command)
         run = Run(action, command, context.request_metadata, self._clock.wall())
         check_command(command)
+        requirement = requirement_of(instance.name, action, command, settings.ignored_properties)
+        action_class = class_of(requirement, command, run.request_metadata)
         candidate = Candidate(
             instance_name=instance.name,
             action_digest=digest,
-            requirement=requirement_of(instance.name, action, command, settings.ignored_properties),
+            requirement=requirement,
             priority=request.execution_policy.priority,
             do_not_cache=action.do_not_cache,
             timeout_seconds=timeout_of(action, settings.default_timeout_seconds, settings.max_timeout_seconds),
+            action_class=action_class,
+            action_key=key_of(action_class, command, run.request_metadata),
             payload=run,
         )
         # Only what can be an output: the rest would be kept for as long as the operation is.

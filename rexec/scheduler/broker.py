@@ -37,6 +37,7 @@ from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.stages import stages_of
 from rexec.scheduler.task import Candidate, Failure, Hold, Operation, Outcome, Stage
 from rexec.scheduler.telling import metadata_of, response_of, result_of, tell_bad_end
+from rexec.scheduler.usage import usage_of
 
 log = structlog.get_logger()
 
@@ -290,7 +291,8 @@ class Broker:
             settled = Settled(Failure.INFRASTRUCTURE, Outcome(), "the scheduler failed to settle the report")
         self._apply(
             e.Finished(
-                worker_id, report.lease_id, report.epoch, settled.failure, settled.outcome, settled.evidence
+                worker_id, report.lease_id, report.epoch, settled.failure, settled.outcome, settled.evidence,
+                usage_of(report),
             )
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from cas.digest import Digest
 from rexec.scheduler.platform import Offer
-from rexec.scheduler.task import Candidate, Failure, Held, HeldLease, Outcome
+from rexec.scheduler.task import Candidate, Failure, Held, HeldLease, Outcome, Usage
 
 # Events
 
@@ -123,6 +123,8 @@ class Finished:
     """For a failure: how the task ends if this was its last attempt; empty for the usual end, that workers were lost."""
     evidence: str = ""
     """For a failure: what happened, for a person."""
+    usage: Usage | None = None
+    """What the run took, if anything can be learned from it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,8 @@ def finished(state: QueueState, event: e.Finished, now: float) -> None:
     if task.lease is not lease:
         drop(state, lease)
     elif event.failure is Failure.NONE:
+        if event.usage is not None:
+            state.statistics.learn(task.candidate, event.usage)
         drop(state, lease)
         end(state, task, event.outcome, now)
     else:

@@ -36,12 +36,13 @@ def stages_of(outcome: Outcome) -> Iterator[tuple[str, float]]:
     metadata = response_of(outcome).result.execution_metadata
     for name, begin, end in _STAGES:
         if metadata.HasField(begin) and metadata.HasField(end):
-            seconds = _seconds(getattr(metadata, end)) - _seconds(getattr(metadata, begin))
+            seconds = seconds_of(getattr(metadata, end)) - seconds_of(getattr(metadata, begin))
             if 0 <= seconds <= MAX_STAGE_SECONDS:
                 yield name, seconds
 
 
-def _seconds(timestamp: timestamp_pb2.Timestamp) -> float:
+def seconds_of(timestamp: timestamp_pb2.Timestamp) -> float:
+    """Since 1970, whatever a worker has put there."""
     # Not ToNanoseconds or ToDatetime, which raise for what a worker may send.
     seconds: float = timestamp.seconds + timestamp.nanos / 1e9
     return seconds

@@ -26,6 +26,7 @@ from rexec.scheduler.deadlines import Deadlines
 from rexec.scheduler.fleet import Fleet
 from rexec.scheduler.retention import Retention
 from rexec.scheduler.settings import SchedulerSettings
+from rexec.scheduler.statistics import Statistics
 from rexec.scheduler.task import Lease, Operation, Stage, Task, Worker
 from rexec.scheduler.waiting import Waiting
 
@@ -55,6 +56,8 @@ class QueueState:
     """Who has had what."""
     waiting: Waiting = field(default_factory=Waiting)
     """The tasks in line, by what makes them wait."""
+    statistics: Statistics = field(default_factory=Statistics)
+    """How long actions run."""
     deadlines: Deadlines = field(default_factory=Deadlines)
     known_names: set[str] = field(default_factory=set)
     """Of platform properties: those of the settings, and those that a worker has ever offered."""
