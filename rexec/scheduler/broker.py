@@ -347,6 +347,16 @@ class Broker:
                     self._observer.stage_ended(stage, seconds)
             case e.TasksUnserved(waiting, reason):
                 log.warning("actions wait that no worker can run", actions=waiting, reason=reason)
+            case e.TaskHedged(task_id, worker, slow_worker, seconds):
+                log.info("slow action runs a second time", task=task_id, worker=worker, slow_worker=slow_worker,
+                         running_seconds=round(seconds, 1))  # fmt: skip
+            case e.HedgeEnded(task_id, won):
+                log.info("second run of an action ended", task=task_id, won=won)
+            case e.WorkerQuarantined(name, seconds, evidence):
+                log.warning("worker quarantined: actions fail there one after the other", worker=name, failures=evidence,
+                            next_trial_seconds=seconds)  # fmt: skip
+            case e.WorkerTrusted(name):
+                log.info("worker trusted again", worker=name)
             case e.OperationForgotten():
                 pass
             case _:

@@ -17,6 +17,9 @@ class Due(Enum):
     EXCLUSION_ENDS = "exclusion ends"
     SETTLED = "settled"
     UNSERVED = "unserved"
+    LEASE_WATCHED = "lease watched"
+    STRAGGLES = "straggles"
+    QUARANTINE_REVIEWED = "quarantine reviewed"
 
 
 class Deadlines:

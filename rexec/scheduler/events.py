@@ -93,13 +93,14 @@ class Credit:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A worker is at work on a lease; `running` once the command itself runs or has run."""
+    """A worker is at work on a lease; `running` once the command itself runs or has run, `delivering` once it has."""
 
     worker_id: str
     lease_id: str
     epoch: int
     running: bool
     detail: object = None
+    delivering: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,8 @@ class Finished:
     """For a failure: what happened, for a person."""
     usage: Usage | None = None
     """What the run took, if anything can be learned from it."""
+    blames_worker: bool = True
+    """For an infrastructure failure: whether the worker may be at fault, or somebody else certainly is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,8 @@ class LeaseGranted:
     epoch: int
     attempt: int
     """From 1; back-pressure does not count."""
+    hedge: bool = False
+    """A second run, beside one that takes long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +245,46 @@ class TasksUnserved:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class TaskHedged:
+    """A task that runs for unusually long got a second lease, on idle capacity."""
+
+    task_id: str
+    worker_name: str
+    """Of the second run."""
+    slow_worker_name: str
+    running_seconds: float
+    """How long the first run has taken so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class HedgeEnded:
+    """One of two runs of a task is left, or none."""
+
+    task_id: str
+    won: bool
+    """Whether the second run gave the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerQuarantined:
+    """A worker gets no actions for a while. Said once, not for each trial that it fails."""
+
+    worker_name: str
+    seconds: float
+    """Until it gets an action on trial."""
+    evidence: tuple[str, ...]
+    """The failures that led to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTrusted:
+    """A worker that was quarantined has done well on trial."""
+
+    worker_name: str
+
+
 Effect = (
     LeaseGranted | LeaseRevoked | LeaseAcknowledged | WorkerWelcomed | WorkerGone | OperationChanged | TaskRetried
-    | TaskCompleted | OperationForgotten | TasksUnserved
+    | TaskCompleted | OperationForgotten | TasksUnserved | TaskHedged | HedgeEnded | WorkerQuarantined | WorkerTrusted
 )  # fmt: skip

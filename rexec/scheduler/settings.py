@@ -55,6 +55,32 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """The most slots that a worker may claim."""
     max_prefetched_leases: int = 64
     """The most leases beyond its slots that a worker may be given, whatever credit it grants."""
+    answer_seconds: float = 60.0
+    """How soon a worker must say anything of a lease that it was sent. One that does not is taken to be broken although its
+    connection lives, and the action runs elsewhere."""
+    staging_seconds: float = 1800.0
+    """How long a worker may fetch inputs with a slot free for the action, and how long it may upload outputs."""
+    overdue_seconds: float = 120.0
+    """How long after its timeout a command may still be said to run. Workers stop commands at their timeout."""
+    hedging: bool = True
+    """Whether an action that runs for unusually long is run a second time on a worker that is idle. The first result
+    counts. Never done with actions that are not to be cached."""
+    hedge_factor: float = 1.5
+    """How many times the 95th percentile of its class, which takes 20 runs to know, an action may run before that."""
+    hedge_min_seconds: float = 5.0
+    """How long it may run at least."""
+    hedge_share: float = 0.05
+    """The most second runs, as a share of all leases; one is always allowed."""
+    quarantine_failures: int = 3
+    """Different actions that must fail on a worker in a row, through no fault of their own, before it gets no more for a
+    while. Workers are known by their names."""
+    quarantine_seconds: float = 5.0
+    """How long that is. Then the worker gets one action on trial; each trial that fails doubles the time."""
+    quarantine_max_seconds: float = 300.0
+    """The longest that it becomes. A worker that no other can stand in for gets its next trial after `quarantine_seconds`
+    whatever happens."""
+    contested_seconds: float = 60.0
+    """When two workers have taken the same name from each other twice within this time, the next one is refused."""
     inputs_known_seconds: float = 60.0
     """How long a subtree that was wholly in the store is taken to be there still. The next action of a build then costs
     only the directories that changed; what is evicted meanwhile is found by the worker."""
@@ -71,8 +97,13 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
                      "heartbeat_timeout_seconds"):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
-        for name in ("grace_seconds", "exclusion_seconds", "abandon_seconds", "settle_seconds", "inputs_known_seconds",
-                     "max_prefetched_leases", "inline_bytes", "unserved_seconds", "unserved_again_seconds"):  # fmt: skip
+        for name in ("answer_seconds", "staging_seconds", "overdue_seconds", "hedge_factor", "quarantine_seconds",
+                     "quarantine_max_seconds"):  # fmt: skip
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
+        for name in ("grace_seconds", "restart_grace_seconds", "exclusion_seconds", "abandon_seconds", "settle_seconds", "inputs_known_seconds",
+                     "max_prefetched_leases", "inline_bytes", "unserved_seconds", "unserved_again_seconds", "hedge_min_seconds",
+                     "hedge_share", "contested_seconds"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
         for name in ("max_attempts", "max_retained_operations", "max_retained_bytes", "max_queued_operations", "max_slots",

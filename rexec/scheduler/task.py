@@ -161,6 +161,12 @@ class Task:
     """The live ones."""
     lease: Lease | None = None
     """Live or settling; None while it waits and once it has ended."""
+    hedge: Lease | None = None
+    """A second run beside `lease`, which takes longer than such actions do: whichever ends first counts."""
+    hedged: bool = False
+    """Whether it ever had one; it gets no other."""
+    result_epoch: int | None = None
+    """Of the lease whose result it ended with, None if it ended in another way."""
     epoch: int = 0
     """Of the last lease granted; each grant has a higher one."""
     losses: list[str] = field(default_factory=list)
@@ -182,6 +188,10 @@ class Task:
         """How many streams wait, over all operations."""
         return sum(operation.waiters for operation in self.operations.values())
 
+    def counts_on(self, lease: Lease) -> bool:
+        """Whether the result of that lease would be the task's."""
+        return lease is self.lease or lease is self.hedge
+
 
 @dataclass(slots=True, eq=False)
 class Lease:
@@ -194,6 +204,16 @@ class Lease:
     started: bool
     """Given to a free slot or reported as running. One that was only fetched ahead and then lost has cost no attempt."""
     hold: Hold = Hold.LIVE
+    granted_at: float = 0.0
+    answered: bool = False
+    """Whether the worker has said anything of it."""
+    due_at: float | None = None
+    """Since when its worker has had a slot for it, as far as is known, although the command does not run; None while it has
+    none."""
+    running_at: float | None = None
+    """When the worker first said that the command runs, or has run."""
+    delivering_at: float | None = None
+    """When the worker first said that the command has ended: outputs are gathered and uploaded."""
     detail: object = None
     """The worker's last word on its progress; opaque here."""
     began_at: float | None = None
@@ -202,6 +222,18 @@ class Lease:
     """It takes them up no more."""
     price: float = 0.0
     """Of one slot for one second."""
+    is_restored: bool = False
+    """From before a restart of the scheduler, and its worker has not come back to it so far."""
+
+
+class Standing(Enum):
+    """How far a worker is trusted with actions."""
+
+    TRUSTED = "trusted"
+    QUARANTINED = "quarantined"
+    """Too many actions in a row failed there through no fault of their own: it gets none for a while."""
+    ON_TRIAL = "on trial"
+    """It gets one action, and what becomes of that decides."""
 
 
 @dataclass(slots=True, eq=False)
@@ -225,6 +257,16 @@ class Worker:
     """How many of the leases are settling."""
     lost_at: float | None = None
     """When its leases are given up, None while it is connected."""
+    standing: Standing = Standing.TRUSTED
+    standing_reason: str = ""
+    """Why it is not trusted, for people."""
+    trial: Lease | None = None
+    """The one lease that it has got on trial."""
+
+    @property
+    def may_get_leases(self) -> bool:
+        """Whether its standing allows another lease now."""
+        return self.standing is Standing.TRUSTED or (self.standing is Standing.ON_TRIAL and self.trial is None)
 
     @property
     def holding(self) -> int:
