@@ -48,6 +48,7 @@ from rexec.worker.processes import Unkillable
 from rexec.worker.properties import require_known_names
 from rexec.worker.runner import Exit, Runner
 from rexec.worker.settings import WorkerSettings
+from rexec.worker.slots import Slots
 from rexec.worker.stream_digest import digest_of_stream
 from rexec.worker.streams import CapturedStream
 from rexec.worker.upload import FULL_STORE_PAUSES_SECONDS, NotKept, Source, upload
@@ -85,7 +86,7 @@ class ActionContext:
     workspace: Workspace
     files: FileCache
     runner: Runner
-    slots: asyncio.Semaphore
+    slots: Slots
     store_of: Callable[[str], BlobStore]
     """The store of an instance name."""
     leaving: Callable[[], bool] = lambda: False
@@ -102,6 +103,11 @@ class ActionContext:
         if len(self.rewriters) >= _MAX_REWRITERS:
             self.rewriters.clear()
         self.rewriters.add(action_hash)
+
+
+def slots_of(lease: worker_pb2.Lease) -> int:
+    """How many slots the command takes: one unless the scheduler says more."""
+    return max(1, lease.demand.slots)
 
 
 class LeasedAction:
@@ -202,7 +208,7 @@ class LeasedAction:
         started = invocation(lease.command, directory, context.settings.environment, room.tmp)
         timeout_seconds = lease.timeout.ToNanoseconds() / 1e9
         max_bytes = context.settings.stdout_max_bytes
-        async with context.slots:
+        async with context.slots.taken(slots_of(lease)):
             with (
                 # What was captured stays when they are closed.
                 closing(CapturedStream(f"{room.path}/stdout", max_bytes)) as stdout,

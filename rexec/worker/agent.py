@@ -18,8 +18,9 @@ import structlog
 
 from cas.errors import Code
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+from protos.rexec.scheduler.v1 import record_pb2
 from protos.rexec.worker.v1 import worker_pb2
-from rexec.worker.action import ActionContext, LeasedAction
+from rexec.worker.action import ActionContext, LeasedAction, slots_of
 from rexec.worker.held_leases import HeldLease, HeldLeases, LeaseKey
 from rexec.worker.link import Dial, Link, LinkBroken, Refused
 from rexec.worker.live_log import LeaseLog
@@ -46,6 +47,7 @@ class Agent:
         self._settings = context.settings
         self._dial = dial
         self._session_id = session_id
+        self._resources = self._settings.offered_resources()
         self._leases = HeldLeases(self._settings.slots, self._settings.prefetch_leases)
         self._outbox: asyncio.Queue[worker_pb2.FromWorker] | None = None
         """Messages for the present stream; None between streams."""
@@ -180,7 +182,7 @@ class Agent:
                 re_pb2.Platform.Property(name=name, value=value)
                 for name, value in offered_properties(settings.properties)
             ],
-            resources=settings.resources,
+            resources=self._resources,
             software_version=software,
             held=[held.to_proto() for held in self._leases if not held.is_unwanted],
             instance_names=settings.instance_names,
@@ -222,9 +224,27 @@ class Agent:
         if self._draining:
             self._refuse(lease.lease_id, lease.epoch, worker_pb2.Finished.BACK_PRESSURE, self._draining)
             return
+        too_much = self._too_much(lease.demand)
+        if too_much:
+            self._refuse(lease.lease_id, lease.epoch, worker_pb2.Finished.BACK_PRESSURE, too_much)
+            self._paused = True  # until the next heartbeat: it would come straight back
+            self._grant()
+            return
         assert self._group is not None, "run() makes the group before it connects"
-        held = self._leases.add(key, LeaseLog(lambda piece: self._send(worker_pb2.FromWorker(log=piece)), *key))
+        log = LeaseLog(lambda piece: self._send(worker_pb2.FromWorker(log=piece)), *key)
+        held = self._leases.add(key, log, slots_of(lease))
         held.task = self._group.create_task(self._perform(held, lease))
+
+    def _too_much(self, demand: record_pb2.Demand) -> str:
+        """What of the demand this worker could not even give to one action that had it for itself; "" if nothing."""
+        for wanted, there, unit in (
+            (demand.slots, self._settings.slots, "slots"),
+            (demand.cpu_millis, self._resources["cpu"], "thousandths of a core"),
+            (demand.memory_bytes, self._resources.get("memory", demand.memory_bytes), "bytes of memory"),
+        ):
+            if wanted > there:
+                return f"the lease takes {wanted} {unit}, this worker has {there}"
+        return ""
 
     async def _perform(self, held: HeldLease, lease: worker_pb2.Lease) -> None:
         """Run one lease to its end, whatever happens."""

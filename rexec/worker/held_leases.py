@@ -26,6 +26,8 @@ class HeldLease:
 
     key: LeaseKey
     log: LeaseLog
+    slots: int = 1
+    """How many its command takes."""
     phase: worker_pb2.Progress.Phase = worker_pb2.Progress.PHASE_UNSPECIFIED
     phase_began_at: float = 0.0
     """By the event loop's clock."""
@@ -65,9 +67,9 @@ class HeldLeases:
     prefetch_leases: int
     _leases: dict[LeaseKey, HeldLease] = field(default_factory=dict)
 
-    def add(self, key: LeaseKey, log: LeaseLog) -> HeldLease:
+    def add(self, key: LeaseKey, log: LeaseLog, slots: int = 1) -> HeldLease:
         """A new one."""
-        held = self._leases[key] = HeldLease(key, log)
+        held = self._leases[key] = HeldLease(key, log, slots)
         return held
 
     def get(self, key: LeaseKey) -> HeldLease | None:
@@ -93,12 +95,12 @@ class HeldLeases:
         return counts
 
     def room(self) -> int:
-        """How many more leases can be taken.
+        """How many more leases of one slot can be taken.
 
         A slot is free as soon as its command has ended. But if outputs cannot be uploaded as fast as they are made, they
         must not pile up: there are never more than twice as many leases as there are places.
         """
         places = self.slots + self.prefetch_leases
         unfinished = sum(1 for held in self._leases.values() if held.finished is None)
-        waiting = sum(1 for held in self._leases.values() if held.needs_slot)
+        waiting = sum(held.slots for held in self._leases.values() if held.needs_slot)
         return max(0, min(places - waiting, 2 * places - unfinished))

@@ -8,6 +8,7 @@ import socket
 import msgspec
 
 from rexec.address import host_and_port
+from rexec.worker.capacity import capacity
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where commands are looked up when neither the Command nor the settings say. Debian's default for root."""
@@ -25,8 +26,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     metrics_listen: str = ""
     """HOST:PORT of the worker's own /metrics, /healthz and /readyz. Empty: none."""
 
-    slots: int = msgspec.field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    """Actions that run at once, at most 4096. Default: the cores this process may use."""
+    slots: int = msgspec.field(default_factory=lambda: capacity().whole_cores)
+    """Actions that run at once, at most 4096. Default: the cores that this process may use, or what the processor limit of its
+    container comes to."""
 
     prefetch_leases: int = 1
     """Leases taken beyond the free slots; their inputs are fetched and laid out while the slots are busy."""
@@ -44,7 +46,11 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """Platform properties offered beside those found out about the machine (OSFamily, ISA); each may have several values."""
 
     resources: dict[str, int] = msgspec.field(default_factory=dict)
-    """Countable things that actions use up while they run, for example {"gpu" = 1}. Passed on to the scheduler."""
+    """Countable things that actions use up while they run, for example {"gpu" = 1}. Beside those found out about the machine
+    or container, which the same names replace: `cpu` in thousandths of a core, `memory` in bytes."""
+
+    memory_reserve_bytes: int = 512 << 20
+    """Of the memory found out, what is left to the agent and the system; never more than half of it."""
 
     instance_names: list[str] = msgspec.field(default_factory=list)
     """Instances to serve. Empty: all of them."""
@@ -86,6 +92,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             host_and_port(self.metrics_listen)
         for field in ("slots", "cache_max_bytes", "stdout_max_bytes", "output_max_bytes", "output_max_files"):
             _require(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
+        _require(self.memory_reserve_bytes >= 0, "memory_reserve_bytes", self.memory_reserve_bytes, "0 or more")
+        for name, amount in self.resources.items():
+            _require(bool(name) and 0 <= amount < 1 << 63, "resources", f"{name}={amount}", "a name and 0 or more")
         _require(self.slots <= MAX_SLOTS, "slots", self.slots, f"at most {MAX_SLOTS}")
         _require(self.prefetch_leases >= 0, "prefetch_leases", self.prefetch_leases, "0 or more")
         for field in ("kill_grace_seconds", "drain_grace_seconds"):
@@ -106,6 +115,14 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
                 f"{name}={value}",
                 "a name without '=' and no NUL",
             )
+
+    def offered_resources(self) -> dict[str, int]:
+        """What actions may use up together: `cpu`, `memory`, and what is configured, which has the last word."""
+        found = capacity()
+        offered = {"cpu": found.cpu_millis}
+        if found.memory_bytes:
+            offered["memory"] = found.memory_bytes - min(self.memory_reserve_bytes, found.memory_bytes // 2)
+        return {**offered, **self.resources}
 
     @property
     def worker_name(self) -> str:

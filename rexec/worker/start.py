@@ -23,6 +23,7 @@ from rexec.worker.observer import WorkerObserver
 from rexec.worker.processes import Processes, die_with_parent
 from rexec.worker.runner import Runner
 from rexec.worker.settings import WorkerSettings
+from rexec.worker.slots import Slots
 from rexec.worker.workspace import Workspace
 
 _log = structlog.get_logger()
@@ -101,7 +102,7 @@ async def open_agent(
             workspace=workspace,
             files=files,
             runner=Runner(processes, settings.kill_grace_seconds, workspace.note_session),
-            slots=asyncio.Semaphore(settings.slots),
+            slots=Slots(settings.slots),
             store_of=store_of,
             directories=DirectoryCache(max_bytes=_PARSED_DIRECTORY_BYTES),
         )

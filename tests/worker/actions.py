@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from google.protobuf import duration_pb2
 from cas.digest import Digest, DigestFunction
 from cas.memory import MemoryStore
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+from protos.rexec.scheduler.v1 import record_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.worker.action import ActionContext, LeasedAction
 from rexec.worker.blob_files import BlobFiles
@@ -21,6 +21,7 @@ from rexec.worker.files import FileCache
 from rexec.worker.processes import Processes
 from rexec.worker.runner import Runner
 from rexec.worker.settings import WorkerSettings
+from rexec.worker.slots import Slots
 from rexec.worker.workspace import Workspace
 
 
@@ -98,6 +99,7 @@ class Worker:
         inputs: Mapping[str, Any] | Digest | None = None,
         timeout_seconds: float = 60,
         env: Mapping[str, str] | None = None,
+        demand: record_pb2.Demand | None = None,
         **command: Any,
     ) -> worker_pb2.Lease:
         root = inputs if isinstance(inputs, Digest) else await self.inputs.tree(inputs or {})
@@ -113,6 +115,7 @@ class Worker:
             action=re_pb2.Action(input_root_digest=root.to_proto()),
             command=message,
             timeout=timeout,
+            demand=demand,
         )
 
     async def run(self, *arguments: str, **options: Any) -> worker_pb2.Finished:
@@ -155,6 +158,6 @@ async def make_context(work_dir: Path, store: MemoryStore, **changes: Any) -> Ac
         workspace=workspace,
         files=files,
         runner=Runner(processes, settings.kill_grace_seconds, workspace.note_session),
-        slots=asyncio.Semaphore(settings.slots),
+        slots=Slots(settings.slots),
         store_of=lambda _instance: store,
     )

@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from cas.digest import Digest
 from cas.memory import MemoryStore
+from protos.rexec.scheduler.v1 import record_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.worker.agent import Agent
 from rexec.worker.link import Link, Refused
@@ -103,6 +104,58 @@ async def test_a_third_lease_is_prefetched_and_runs_when_a_slot_is_free(rig: Rig
     assert leases[2].lease_id not in running
     rig.open_gate()
     await stream.running(leases[2].lease_id)
+
+
+async def test_a_lease_is_answered_as_it_comes_also_when_it_has_to_wait_for_a_slot(rig: Rig) -> None:
+    stream = await rig.attached()
+    leases = [await rig.blocking() for _ in range(3)]
+    for lease in leases:
+        stream.lease(lease)
+    await stream.until(lambda _: phases(stream) >= {(lease.lease_id, worker_pb2.Progress.FETCHING) for lease in leases})
+    rig.open_gate()
+
+
+async def test_hello_says_what_actions_may_use_up(rig: Rig) -> None:
+    hello = await (await rig.scheduler.stream()).hello()
+    assert hello.resources["cpu"] >= 1
+    assert hello.resources["memory"] > 0
+
+
+async def test_a_lease_of_several_slots_takes_them_all(rig: Rig) -> None:
+    stream = await rig.attached()
+    await stream.credit(3)
+    large, small = await rig.blocking(), await rig.blocking()
+    large.demand.slots = 2
+    stream.lease(large)
+    assert (await stream.credit(1)).leases_received == 1
+    await stream.running(large.lease_id)
+    stream.lease(small)
+    assert (await stream.credit(0)).leases_received == 2
+    await stream.until(lambda _: (small.lease_id, worker_pb2.Progress.LAYING_OUT) in phases(stream))
+    assert (small.lease_id, worker_pb2.Progress.RUNNING) not in phases(stream)
+    rig.open_gate()
+    await stream.running(small.lease_id)
+    await stream.credit(3)
+
+
+@pytest.mark.parametrize(
+    ("demand", "said"),
+    [
+        (record_pb2.Demand(slots=3), "3 slots, this worker has 2"),
+        (record_pb2.Demand(cpu_millis=1 << 40), "thousandths of a core"),
+        (record_pb2.Demand(memory_bytes=1 << 60), "bytes of memory"),
+    ],
+    ids=["slots", "cpu", "memory"],
+)
+async def test_a_lease_that_never_fits_is_handed_back(rig: Rig, demand: record_pb2.Demand, said: str) -> None:
+    stream = await rig.attached()
+    lease = await rig.worker.lease("/bin/true", demand=demand)
+    stream.lease(lease)
+    finished = await stream.finished(lease.lease_id)
+    assert finished.failure == Finished.BACK_PRESSURE
+    assert said in finished.message
+    # It takes others again after a heartbeat.
+    assert (await stream.credit(3)).leases_received == 1
 
 
 async def test_12_a_revoked_lease_is_killed_and_said_to_be(rig: Rig) -> None:

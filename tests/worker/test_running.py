@@ -276,7 +276,7 @@ async def test_12_a_cancelled_action_leaves_no_process_and_no_directory(worker: 
 async def test_a_slot_is_held_only_while_the_command_runs(worker: Worker) -> None:
     finished = await asyncio.gather(*(worker.sh("echo x") for _ in range(6)))
     assert [f.action_result.exit_code for f in finished] == [0] * 6
-    assert worker.context.slots._value == 2
+    assert worker.context.slots.free == 2
 
 
 async def test_a_pipe_that_cannot_be_made_leaves_no_other_open(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
