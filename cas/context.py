@@ -20,6 +20,8 @@ class Identity:
     """ActionCache.UpdateActionResult; REAPI, ActionCacheUpdateCapabilities.update_enabled."""
     may_work: bool = True
     """Attach as a worker, which sees what it runs and decides what comes out of it."""
+    may_front: bool = True
+    """Speak for clients and workers that are known elsewhere, as a frontend of the scheduler does."""
     instance_names: frozenset[str] | None = None
     """The instances that all this is about; None: every one."""
     tenant: str = ""

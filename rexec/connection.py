@@ -39,11 +39,17 @@ def headers(server: str, settings: ConnectionSettings) -> Iterable[tuple[str, st
         raise CannotConnect(f"{settings.token_file}: {error}") from error
 
 
-def open_channel(server: str, settings: ConnectionSettings) -> aio.Channel:
-    """A channel to the server, given as grpc://, grpcs:// or unix:. Raises ValueError and CannotConnect."""
+def open_channel(
+    server: str, settings: ConnectionSettings, options: Iterable[tuple[str, int | str]] = ()
+) -> aio.Channel:  # fmt: skip
+    """A channel to the server, given as grpc://, grpcs:// or unix:. Raises ValueError and CannotConnect.
+
+    `options` go before those that every channel has.
+    """
     target = channel_target(server)
+    chosen = tuple((dict(CHANNEL_OPTIONS) | dict(options)).items())
     if not is_secure(server):
-        return aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        return aio.insecure_channel(target, options=chosen)
     try:
         ca, key, certificate = (
             Path(name).read_bytes() if name else None
@@ -51,7 +57,7 @@ def open_channel(server: str, settings: ConnectionSettings) -> aio.Channel:
         )
     except OSError as error:
         raise CannotConnect(str(error)) from error
-    return aio.secure_channel(target, grpc.ssl_channel_credentials(ca, key, certificate), options=CHANNEL_OPTIONS)
+    return aio.secure_channel(target, grpc.ssl_channel_credentials(ca, key, certificate), options=chosen)
 
 
 def _token(data: bytes) -> str:

@@ -100,7 +100,7 @@ class Unobserved:
 Authenticate = Callable[[Credentials], Awaitable[Identity]]
 """Who sends a call with these credentials; raises NotAuthenticated, whose cause is for the log alone."""
 
-NOBODY = Identity("nobody", False, False, False, False, frozenset())
+NOBODY = Identity("nobody", False, False, False, False, False, frozenset())
 """Who calls a service that is open to all: nobody looks at his credentials."""
 
 

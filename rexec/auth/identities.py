@@ -11,12 +11,15 @@ from rexec.auth.rights import EVERY_RIGHT, Right
 def identity_of(name: str, rights: Iterable[Right], instances: Iterable[str] | None) -> Identity:
     """The identity with these rights in these instances; None: in every one."""
     held = frozenset(rights)
+    if Right.FRONT in held:
+        held = frozenset(EVERY_RIGHT)
     return Identity(
         name=name,
         may_read=bool(held),
         may_execute=Right.EXECUTE in held,
         may_update_action_cache=Right.UPDATE_ACTION_CACHE in held,
         may_work=Right.WORK in held,
+        may_front=Right.FRONT in held,
         instance_names=None if instances is None else frozenset(instances),
     )
 

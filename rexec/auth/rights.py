@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Right(StrEnum):
-    """What an identity may do. Each of the others includes READ: none is of use without it."""
+    """What an identity may do. Each of the others includes READ: none is of use without it. FRONT includes them all."""
 
     READ = "read"
     """Read blobs and action results; write blobs."""
@@ -16,6 +16,8 @@ class Right(StrEnum):
     """Write action results that the server has not seen being made."""
     WORK = "work"
     """Attach as a worker: see what it runs, and say what came out of it."""
+    FRONT = "front"
+    """Be a frontend: ask the scheduler in the name of any client or worker, whose rights the frontend has checked."""
 
 
 EVERY_RIGHT = tuple(Right)

@@ -101,7 +101,8 @@ class CertificateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
 
 class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[auth]: who may do what. Rights are "read", "execute", "update_action_cache" and "work" (rexec/auth/rights.py)."""
+    """[auth]: who may do what. Rights are "read", "execute", "update_action_cache", "work" and "front"
+    (rexec/auth/rights.py)."""
 
     anonymous: tuple[Right, ...] | None = None
     """The rights of calls without credentials. Unset: every right if nothing else of [auth] is set, none otherwise."""
