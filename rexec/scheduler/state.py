@@ -85,10 +85,10 @@ class QueueState:
                 settings.retain_seconds, settings.max_retained_operations, settings.max_retained_bytes
             ),
             now=now,
+            accounts=Accounts(lambda lease: settings.price.slot_second(lease.worker.offer)),
             known_names=set(settings.known_properties),
         )  # fmt: skip
 
-            accounts=Accounts(lambda lease: settings.price.slot_second(lease.worker.offer)),
     def next_arrival(self) -> int:
         """The number of a task that arrives now."""
         self.arrivals += 1
