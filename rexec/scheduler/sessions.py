@@ -45,6 +45,8 @@ def _reconcile(
         goes_on = lease is not None and lease.epoch == claim.epoch and lease.hold is not Hold.REVOKED
         (resumed if goes_on else unknown).append(claim)
     kept = {claim.lease_id for claim in resumed}
+    for lease_id in kept:
+        worker.leases[lease_id].is_restored = False
     for lease in list(worker.leases.values()):
         if lease.hold is Hold.REVOKED:
             drop(state, lease)  # told by `unknown`, or it has been let go of already
@@ -83,7 +85,9 @@ def _give_up(state: QueueState, worker: Worker, reason: str, now: float) -> None
         if lease.hold is Hold.REVOKED:
             drop(state, lease)
     for lease in live:
-        retry(state, lease, f"worker lost: {reason}", now, counted=lease.started, avoid=True)
+        # A worker may well have ended together with the scheduler, which is not the action's doing nor the worker's.
+        own = not lease.is_restored
+        retry(state, lease, f"worker lost: {reason}", now, counted=lease.started and own, avoid=own)
     state.effects.append(e.WorkerGone(worker.worker_id, worker.name, reason, len(live)))
 
 

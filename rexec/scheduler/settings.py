@@ -19,6 +19,14 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     grace_seconds: float = 10.0
     """How long after a broken stream a worker's leases are kept for it. Longer than a restart of the network, shorter than
     what a user notices."""
+    restart_grace_seconds: float = 20.0
+    """How long after a restart of the scheduler leases are kept for workers that have not come back yet. They try again after
+    growing pauses, so it takes longer than after a broken stream."""
+    journal: bool = True
+    """Write operations, leases and what was learned to disk, so that a restart loses none of them. They are in
+    scheduler.sqlite3 in the state directory. With a store in memory there is nothing to come back to, and no journal."""
+    leadership_seconds: float = 5.0
+    """How long the scheduler that leads may be silent before another one that waits takes its place."""
     heartbeat_seconds: float = 5.0
     """How often workers say that they live."""
     heartbeat_timeout_seconds: float = 20.0
@@ -47,14 +55,6 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """Names of platform properties that are taken off actions, for clients that ask for what does not matter here."""
     max_log_readers: int = 500
     """The most readers of the output of running actions. Each may take 256 KiB of memory here."""
-    unserved_seconds: float = 5.0
-    """Actions that wait for so long without any worker that fits are told of in the log, with the reason."""
-    unserved_again_seconds: float = 60.0
-    """How often that is said again for the same requirement."""
-    max_slots: int = 4096
-    """The most slots that a worker may claim."""
-    max_prefetched_leases: int = 64
-    """The most leases beyond its slots that a worker may be given, whatever credit it grants."""
     answer_seconds: float = 60.0
     """How soon a worker must say anything of a lease that it was sent. One that does not is taken to be broken although its
     connection lives, and the action runs elsewhere."""
@@ -81,6 +81,14 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     whatever happens."""
     contested_seconds: float = 60.0
     """When two workers have taken the same name from each other twice within this time, the next one is refused."""
+    unserved_seconds: float = 5.0
+    """Actions that wait for so long without any worker that fits are told of in the log, with the reason."""
+    unserved_again_seconds: float = 60.0
+    """How often that is said again for the same requirement."""
+    max_slots: int = 4096
+    """The most slots that a worker may claim."""
+    max_prefetched_leases: int = 64
+    """The most leases beyond its slots that a worker may be given, whatever credit it grants."""
     inputs_known_seconds: float = 60.0
     """How long a subtree that was wholly in the store is taken to be there still. The next action of a build then costs
     only the directories that changed; what is evicted meanwhile is found by the worker."""
@@ -94,20 +102,21 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming them."""
         for name in ("default_timeout_seconds", "max_timeout_seconds", "keepalive_seconds", "heartbeat_seconds",
-                     "heartbeat_timeout_seconds"):  # fmt: skip
+                     "heartbeat_timeout_seconds", "leadership_seconds"):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
         for name in ("answer_seconds", "staging_seconds", "overdue_seconds", "hedge_factor", "quarantine_seconds",
                      "quarantine_max_seconds"):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
-        for name in ("grace_seconds", "restart_grace_seconds", "exclusion_seconds", "abandon_seconds", "settle_seconds", "inputs_known_seconds",
+        for name in ("grace_seconds", "restart_grace_seconds", "exclusion_seconds", "abandon_seconds", "settle_seconds",
+                     "inputs_known_seconds",
                      "max_prefetched_leases", "inline_bytes", "unserved_seconds", "unserved_again_seconds", "hedge_min_seconds",
                      "hedge_share", "contested_seconds"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
         for name in ("max_attempts", "max_retained_operations", "max_retained_bytes", "max_queued_operations", "max_slots",
-                     "max_input_directories", "max_log_readers"):  # fmt: skip
+                     "max_input_directories", "max_log_readers", "quarantine_failures"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
         if self.default_timeout_seconds > self.max_timeout_seconds:

@@ -33,8 +33,7 @@ def submit(state: QueueState, event: e.Submit, now: float) -> None:
         if not candidate.do_not_cache:
             state.in_flight[key] = task
         if unknown:
-            state.unsettled.add(task.task_id)
-            state.deadlines.add(state.settled_at, Due.SETTLED)
+            expect_properties(state, task)
         enqueue(state, task, now)
     elif candidate.priority < task.priority:
         promote(state, task, candidate.priority)
@@ -53,6 +52,13 @@ def record(state: QueueState, event: e.Record, now: float) -> None:
     state.operations[operation.name] = operation
     state.accounts.recorded(operation, event.outcome, now)
     retain(state, operation, now)
+
+
+def expect_properties(state: QueueState, task: Task) -> None:
+    """If the task asks for properties that are unknown so far, look again once workers have had the time to attach."""
+    if _unknown_names(state, task.candidate.requirement):
+        state.unsettled.add(task.task_id)
+        state.deadlines.add(state.settled_at, Due.SETTLED)
 
 
 def settle(state: QueueState, now: float) -> None:

@@ -20,7 +20,7 @@ from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb
 from protos.rexec.scheduler.v1 import record_pb2
 from rexec.scheduler.platform import Requirement
 from rexec.scheduler.scheduler import Inlining, OperationState, Run
-from rexec.scheduler.task import Candidate, Demand, Outcome, Owner, Stage
+from rexec.scheduler.task import Candidate, Demand, Ending, Outcome, Owner, Stage
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
@@ -83,9 +83,20 @@ def read_outcome(message: record_pb2.Outcome) -> Outcome:
         case "error":
             return Outcome(error=read_error(message.error))
         case "response":
-            return Outcome(response=message.response, size_bytes=message.response.ByteSize())
+            return outcome_of(message.response)
         case _:
             raise MalformedRequest("an outcome without an end")
+
+
+def outcome_of(response: re_pb2.ExecuteResponse) -> Outcome:
+    """The outcome of a task that ended with this response."""
+    if response.status.code != Code.OK:
+        ending = Ending.CANCELLED if response.status.code == Code.CANCELLED else Ending.FAILED
+    elif response.cached_result:
+        ending = Ending.CACHED
+    else:
+        ending = Ending.SUCCEEDED if response.result.exit_code == 0 else Ending.FAILED
+    return Outcome(response=response, size_bytes=response.ByteSize(), ending=ending)
 
 
 # What a client wants
