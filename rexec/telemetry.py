@@ -6,12 +6,13 @@ is not counted but asked for when Prometheus scrapes, so that it can never drift
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from cas.errors import Code
+from rexec.scheduler.category import Category
 from rexec.scheduler.observer import Snapshot
 from rexec.scheduler.stages import STAGES
 
@@ -19,6 +20,9 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series fo
 
 LATENCY_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 """Buckets of every histogram of durations: from a lookup to a long test."""
+
+BATCH_ROWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 20_000)
+"""Buckets of the rows of a transaction."""
 
 _CAS = "/build.bazel.remote.execution.v2.ContentAddressableStorage/"
 _READING = frozenset({"/google.bytestream.ByteStream/Read", _CAS + "BatchReadBlobs", _CAS + "GetTree"})
@@ -73,6 +77,25 @@ class Telemetry:
         )
         self._read_bytes = blob_bytes.labels("read")
         self._written_bytes = blob_bytes.labels("written")
+        self._hedges = Counter(
+            "rexec_hedges",
+            "Second leases of tasks that took long, by what became of them.",
+            ("event",),
+            registry=self.registry,
+        )
+        self._quarantines = Counter(
+            "rexec_quarantines", "Workers that were given no leases for a while.", registry=self.registry
+        )
+        self._commit_seconds = Histogram(
+            "rexec_journal_commit_seconds",
+            "From the first change of a transaction to its commit.",
+            registry=self.registry,
+            buckets=LATENCY_SECONDS,
+        )
+        self._commit_rows = Histogram(
+            "rexec_journal_commit_rows", "Rows of a transaction.", registry=self.registry, buckets=BATCH_ROWS
+        )
+        self._frontends = Gauge("rexec_frontends", "Frontends that are connected.", registry=self.registry)
         self._snapshot: Callable[[], Snapshot] | None = None
         self._stored_bytes: Callable[[], int] = int
         # A child is looked up by its label values in 2 us, and a call is served in 300: kept, because it costs nothing.
@@ -113,6 +136,27 @@ class Telemetry:
         """See Observer."""
         self._lookups.labels(outcome).inc()
 
+    def hedge_started(self) -> None:
+        """See Observer."""
+        self._hedges.labels("started").inc()
+
+    def hedge_ended(self, won: bool) -> None:
+        """See Observer."""
+        self._hedges.labels("won" if won else "lost").inc()
+
+    def worker_quarantined(self) -> None:
+        """See Observer."""
+        self._quarantines.inc()
+
+    def journal_committed(self, seconds: float, rows: int) -> None:
+        """See Observer."""
+        self._commit_seconds.observe(seconds)
+        self._commit_rows.observe(rows)
+
+    def frontend_links(self, links: int) -> None:
+        """See Observer."""
+        self._frontends.set(links)
+
     def watch(self, snapshot: Callable[[], Snapshot], stored_bytes: Callable[[], int]) -> None:
         """Show the scheduler's state and the store's fill from now on."""
         self._snapshot = snapshot
@@ -124,24 +168,58 @@ class Telemetry:
 
 
 def state_metrics(state: Snapshot, stored_bytes: int) -> Sequence[Metric]:
-    """The gauges of one moment."""
-    waiting = GaugeMetricFamily("rexec_waiting_tasks", "Tasks in line.", labels=("platform",))
-    oldest = GaugeMetricFamily(
-        "rexec_oldest_waiting_seconds", "Since the task that waits longest was queued.", labels=("platform",)
-    )
-    for platform, count in state.waiting.items():
-        waiting.add_metric((platform,), count)
-        oldest.add_metric((platform,), state.oldest_seconds.get(platform, 0.0))
+    """The gauges of one moment, and the counters that the scheduler keeps itself."""
     workers = GaugeMetricFamily("rexec_workers", "Workers by state.", labels=("state",))
     for name, count in state.workers.items():
         workers.add_metric((name,), count)
+    reasons = GaugeMetricFamily("rexec_waiting_reasons", "Queued tasks by why they have no worker.", labels=("reason",))
+    for category in Category:
+        reasons.add_metric((category.value,), state.reasons.get(category.value, 0))
     return (
-        waiting,
-        oldest,
+        *_platform_metrics(state),
+        *_tenant_metrics(state),
         workers,
+        reasons,
         GaugeMetricFamily("rexec_executing_tasks", "Tasks that have a worker.", value=state.executing),
+        GaugeMetricFamily("rexec_parked_tasks", "Tasks that nobody waits for.", value=state.parked),
         GaugeMetricFamily("rexec_operations", "Operations that can be asked for.", value=state.operations),
         GaugeMetricFamily("rexec_slots", "Slots of all ready workers.", value=state.slots),
         GaugeMetricFamily("rexec_busy_slots", "Slots that have a lease.", value=state.busy_slots),
         GaugeMetricFamily("rexec_stored_bytes", "Bytes in the blob store.", value=stored_bytes),
     )
+
+
+def _platform_metrics(state: Snapshot) -> Iterator[Metric]:
+    waiting = GaugeMetricFamily("rexec_waiting_tasks", "Tasks in line.", labels=("platform",))
+    oldest = GaugeMetricFamily(
+        "rexec_oldest_waiting_seconds", "Since the task that waits longest was queued.", labels=("platform",)
+    )
+    expected = GaugeMetricFamily(
+        "rexec_waiting_slot_seconds", "What the tasks in line are expected to take.", labels=("platform",)
+    )
+    for platform, load in state.platforms.items():
+        waiting.add_metric((platform,), load.waiting)
+        oldest.add_metric((platform,), load.oldest_seconds)
+        expected.add_metric((platform,), load.expected_slot_seconds)
+    yield from (waiting, oldest, expected)
+
+
+def _tenant_metrics(state: Snapshot) -> Iterator[Metric]:
+    operations = GaugeMetricFamily(
+        "rexec_tenant_operations", "Operations that have not ended.", labels=("tenant", "stage")
+    )
+    ended = CounterMetricFamily(
+        "rexec_tenant_operations_ended", "Operations, by how they ended.", labels=("tenant", "ending")
+    )
+    used = CounterMetricFamily("rexec_tenant_slot_seconds", "Slots held by leases, times seconds.", labels=("tenant",))
+    cost = CounterMetricFamily("rexec_tenant_cost", "What these cost, in the configured currency.", labels=("tenant",))
+    for tenant, load in state.tenants.items():
+        operations.add_metric((tenant, "queued"), load.queued)
+        operations.add_metric((tenant, "executing"), load.executing)
+        for ending, count in load.ended.items():
+            ended.add_metric((tenant, ending), count)
+        used.add_metric((tenant,), load.slot_seconds)
+        cost.add_metric((tenant,), load.cost)
+    yield from (operations, ended, used)
+    if state.has_prices:
+        yield cost

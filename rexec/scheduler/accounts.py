@@ -199,7 +199,7 @@ class Accounts:
         key = _key(task, owner)
         invocation = self.active.get(key)
         if invocation is None:
-            invocation = self.active[key] = self.idle.pop(key, None) or Tally(now, now)
+            invocation = self.active[key] = self.idle.pop(key) if key in self.idle else Tally(now, now)
         invocation.active_at = now
         name = owner.tenant
         tenant = self.tenants.get(name)

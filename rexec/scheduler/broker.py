@@ -24,6 +24,7 @@ import structlog
 from cas.errors import MalformedRequest, OperationNotFound, SchedulerStops, Unavailable
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.rexec.worker.v1 import worker_pb2
+from rexec import __version__
 from rexec.scheduler import events as e
 from rexec.scheduler import letters
 from rexec.scheduler.clock import Clock, SystemClock, Timer
@@ -34,10 +35,14 @@ from rexec.scheduler.outbox import Outbox
 from rexec.scheduler.queue import Queue
 from rexec.scheduler.scheduler import Inlining, LogRest, OperationState, operation_name
 from rexec.scheduler.settings import SchedulerSettings
+from rexec.scheduler.snapshot import snapshot_of
 from rexec.scheduler.stages import stages_of
+from rexec.scheduler.status_source import QueueStatus
 from rexec.scheduler.task import Candidate, Failure, Hold, Operation, Outcome, Stage
 from rexec.scheduler.telling import metadata_of, response_of, result_of, tell_bad_end
 from rexec.scheduler.usage import usage_of
+from rexec.scheduler.vitals import Vitals
+from rexec.scheduler.wire import outcome_of
 
 log = structlog.get_logger()
 
@@ -86,10 +91,13 @@ class Broker:
         self._closed = False
         self._tasks = asyncio.TaskGroup()
         self._running: set[asyncio.Task[None]] = set()
+        self.vitals = Vitals()
+        self.status = QueueStatus(lambda: self._queue, self.vitals, self.clock, __version__)
         self.logs = LiveLogs(self._send, self.clock, settings)
 
     async def __aenter__(self) -> Self:
         self._queue = Queue(self.settings, self.clock.monotonic())
+        self.status.started()
         await self._tasks.__aenter__()
         return self
 
@@ -134,7 +142,7 @@ class Broker:
     ) -> str:
         name = name or operation_name(candidate.instance_name, self._new_id())
         if name not in self._queue.operations:
-            outcome = Outcome(response=response, size_bytes=response.ByteSize())
+            outcome = outcome_of(response)
             self._apply(e.Record(name, self._new_id(), candidate, outcome, inlining))
         return name
 
@@ -330,6 +338,7 @@ class Broker:
             case e.WorkerWelcomed(worker_id, resumed, unknown):
                 self._welcome(worker_id, letters.welcome(worker_id, resumed, unknown, self.settings))
             case e.WorkerGone(worker_id, name, reason, lost):
+                self.vitals.gone(worker_id)
                 log.info("worker gone", worker=name, reason=reason, lost_leases=lost)
                 outbox = self._outboxes.pop(worker_id, None)
                 if outbox is not None:
@@ -381,27 +390,5 @@ class Broker:
             outbox.put(message)
 
     def snapshot(self) -> Snapshot:
-        """The state for metrics and displays. Costs the number of requirements, workers and tasks."""
-        fleet = self._queue.fleet
-        states = {"ready": 0, "draining": 0, "away": 0}
-        slots = busy = 0
-        for worker in fleet.workers.values():
-            state = "away" if not worker.connected else "draining" if worker.draining else "ready"
-            states[state] += 1
-            if state == "ready":
-                slots += worker.slots
-                busy += min(worker.slots, worker.holding)
-        waiting: dict[str, int] = {}
-        for fit in fleet.fits.values():
-            if fit.lines:  # several instances may have the same requirement
-                waiting[str(fit.requirement)] = waiting.get(str(fit.requirement), 0) + fit.waiting
-        now = self.clock.monotonic()
-        oldest: dict[str, float] = {}
-        for fit in fleet.fits.values():
-            # Every place is looked at: a line is in order of priority, and its oldest task may be the last.
-            since = min((task.queued_at for line in fit.lines.values() for task in line.tasks()), default=None)
-            if since is not None:
-                oldest[str(fit.requirement)] = max(oldest.get(str(fit.requirement), 0.0), now - since)
-        # Counted one by one: what is not in line may also be parked.
-        executing = sum(task.lease is not None for task in self._queue.tasks.values())
-        return Snapshot(waiting, executing, len(self._queue.operations), states, slots, busy, oldest)
+        """The state for metrics. Costs the number of workers and tasks."""
+        return snapshot_of(self._queue.state, self.clock.monotonic())

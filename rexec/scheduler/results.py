@@ -23,6 +23,7 @@ from rexec.scheduler.command import outputs_of
 from rexec.scheduler.inputs import InputRoots
 from rexec.scheduler.scheduler import Run
 from rexec.scheduler.task import Candidate, Failure, Outcome
+from rexec.scheduler.wire import outcome_of
 
 log = structlog.get_logger()
 
@@ -89,7 +90,7 @@ class Results:
             return Settled(Failure.INFRASTRUCTURE, Outcome(error=last), text)
         if report.status.code == Code.OK and response.result.exit_code == 0 and not candidate.do_not_cache:
             await self._cache(instance, candidate, response.result)
-        return Settled(Failure.NONE, Outcome(response=response, size_bytes=response.ByteSize()))
+        return Settled(Failure.NONE, outcome_of(response))
 
     def _last_words(self, candidate: Candidate, report: worker_pb2.Finished, worker_name: str) -> Outcome:
         """What the clients are told if this failure was the last attempt: empty unless the worker knows that nobody should
@@ -105,7 +106,7 @@ class Results:
             response.result.stdout_raw = said.stdout_raw[-MAX_LAST_WORDS_BYTES:]
             response.result.stderr_raw = said.stderr_raw[-MAX_LAST_WORDS_BYTES:]
             self._complete_metadata(response.result, candidate, worker_name)
-        return Outcome(response=response, size_bytes=response.ByteSize())
+        return outcome_of(response)
 
     def _complete_metadata(self, result: re_pb2.ActionResult, candidate: Candidate, worker_name: str) -> None:
         """Fill in what the worker left out of ExecutedActionMetadata. Buck2 refuses a result without it."""

@@ -78,6 +78,7 @@ class WorkersService:
                 if attached is None:
                     attached = _attached(message, self._broker.settings.max_slots, context.identity)
                     self._broker.attach(attached, outbox)
+                    self._broker.vitals.attached(message.hello, self._broker.clock.monotonic())
                     log.info(
                         "worker attached",
                         worker=attached.name,
@@ -123,10 +124,12 @@ class WorkersService:
                 if self._broker.holds_leases(worker_id):  # else it is gone at once, which is told
                     log.info("worker draining", worker_id=worker_id[:100], reason=message.draining.reason[:200])
                 self._broker.hear(e.Draining(worker_id))
+            case "heartbeat":
+                self._broker.vitals.heard(worker_id, message.heartbeat, self._broker.clock.monotonic())
             case "hello":
                 raise MalformedRequest("a second hello on the same stream")
             case _:
-                pass  # a heartbeat, or something that a newer worker says
+                pass  # something that a newer worker says
 
 
 class _Silence:

@@ -244,7 +244,7 @@ class TestStreams:
         streams = [world.execute(action) for action in actions]
         for stream in streams:
             await stream.next()
-        assert world.broker.snapshot().waiting == {"any platform": 10_000}
+        assert world.broker.snapshot().platforms["any platform"].waiting == 10_000
         worker = await world.worker(slots=2)
         first, second = await worker.lease(), await worker.lease()
         assert [first.action_digest.hash, second.action_digest.hash] == [actions[0].hash, actions[1].hash]

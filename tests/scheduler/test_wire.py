@@ -32,7 +32,7 @@ from protos.rexec.scheduler.v1 import record_pb2
 from rexec.scheduler import wire
 from rexec.scheduler.platform import Requirement
 from rexec.scheduler.scheduler import Inlining, OperationState, Run
-from rexec.scheduler.task import Candidate, Demand, Outcome, Owner, Stage
+from rexec.scheduler.task import Candidate, Demand, Ending, Outcome, Owner, Stage
 
 RUN = Run(
     re_pb2.Action(do_not_cache=True),
@@ -125,7 +125,7 @@ def test_what_is_not_a_failure_is_refused(code: int) -> None:
 def test_a_response_comes_back_with_its_size() -> None:
     response = re_pb2.ExecuteResponse(message="hello", result=re_pb2.ActionResult(exit_code=3))
     outcome = wire.read_outcome(wire.write_outcome(Outcome(response=response)))
-    assert outcome == Outcome(response=response, size_bytes=response.ByteSize())
+    assert outcome == Outcome(response=response, size_bytes=response.ByteSize(), ending=Ending.FAILED)
 
 
 def test_an_outcome_without_an_end_is_refused() -> None:

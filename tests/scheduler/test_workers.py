@@ -172,7 +172,7 @@ class TestLosing:
         worker.end()
         async with asyncio.timeout(GUARD_SECONDS):
             assert [message async for message in worker.stream] == []
-        assert world.broker.snapshot().workers == {"ready": 0, "draining": 0, "away": 1}
+        assert world.broker.snapshot().workers == {"ready": 0, "draining": 0, "away": 1, "quarantined": 0}
 
     async def test_a_stopping_scheduler_sends_its_workers_away(self, world: World) -> None:
         worker = await world.worker()
@@ -262,7 +262,7 @@ class TestStopping:
         leaving.end()
         async with asyncio.timeout(GUARD_SECONDS):
             assert [message async for message in leaving.stream] == []
-        assert world.broker.snapshot().workers == {"ready": 1, "draining": 0, "away": 0}
+        assert world.broker.snapshot().workers == {"ready": 1, "draining": 0, "away": 0, "quarantined": 0}
 
     async def test_a_worker_can_be_asked_to_leave(self, world: World) -> None:
         worker = await world.worker()
