@@ -50,7 +50,7 @@ def exclusion_ended(state: QueueState, task_id: str, when: float, now: float) ->
     task = state.tasks.get(task_id)
     if task is None or task.exclusion_ends_at != when:
         return
-    others = state.fleet.fit(task.candidate.requirement).has_other(task.excluded)
+    others = state.fleet.fit_of(task).has_other(task.excluded)
     leave(state, task)
     if not others:
         task.excluded = frozenset()

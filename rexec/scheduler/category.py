@@ -15,6 +15,12 @@ class Category(StrEnum):
     """All workers that fit have their hands full."""
     NO_WORKER = "no_worker"
     """No worker fits."""
+    TOO_LARGE = "too_large"
+    """Workers fit but for their size: it asks for more than any of them has when it is empty."""
+    GAP = "gap"
+    """It asks for more than one slot, and no worker has so much free at once."""
+    LIMIT = "limit"
+    """A tenant, user or invocation has as many actions running as it may have."""
     LEAVING = "leaving"
     """The workers that fit are leaving or away."""
     AVOIDING = "avoiding"
@@ -26,14 +32,27 @@ class Category(StrEnum):
 
 
 def category_of(task: Task, fleet: Fleet) -> Category:
-    """The category of a task in stage QUEUED. Tasks of one group (rexec/scheduler/waiting.py) have the same."""
+    """The category of a task in stage QUEUED. Tasks of one group (rexec/scheduler/waiting.py) have the same, but for those
+    that others have joined."""
     if task.parked:
         return Category.PARKED
     if task.place is None:
         return Category.NEXT
-    fit = fleet.fit(task.candidate.requirement)
+    fit = fleet.fit_of(task)
     if not fit.workers:
-        return Category.NO_WORKER
+        return Category.TOO_LARGE if fleet.largest(fit) else Category.NO_WORKER
+    if limit_of(task, fleet):
+        return Category.LIMIT
     if not fit.has_other(task.excluded):
         return Category.AVOIDING if task.excluded else Category.LEAVING
-    return Category.BUSY
+    return Category.BUSY if fit.need.plain else Category.GAP
+
+
+def limit_of(task: Task, fleet: Fleet) -> str:
+    """The limit that keeps a task in line from running, for a person; empty if one of those who wait for it is below his."""
+    found = ""
+    for branch in task.place.stands if task.place is not None else ():
+        found = fleet.shares.running_limit(branch.node.owner)
+        if not found:
+            return ""
+    return found

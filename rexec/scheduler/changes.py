@@ -151,4 +151,5 @@ def _operation_row(number: int, operation: Operation, wall_offset_seconds: float
 
 def _worker_record(worker: Worker) -> WorkerRecord:
     offer = worker.offer
-    return WorkerRecord(worker.name, worker.slots, sorted(offer.pairs), sorted(offer.instance_names))
+    resources = {"cpu": offer.cpu_millis, "memory": offer.memory_bytes}
+    return WorkerRecord(worker.name, worker.slots, sorted(offer.pairs), sorted(offer.instance_names), resources)

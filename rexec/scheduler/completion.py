@@ -33,11 +33,14 @@ def end(state: QueueState, task: Task, outcome: Outcome, now: float) -> None:
 
 def complete(state: QueueState, operation: Operation, outcome: Outcome, now: float) -> None:
     """The operation has ended; its task may go on for others."""
-    state.queued_operations -= operation.task.stage is Stage.QUEUED
+    task = operation.task
+    if task.stage is Stage.QUEUED:
+        state.count_queued(operation, -1)
     state.accounts.ended(operation, outcome, now)
     operation.outcome = outcome
     operation.completed_at = now
-    del operation.task.operations[operation.name]
+    del task.operations[operation.name]
+    state.fleet.owner_left(task, operation.owner)
     state.effects.append(e.OperationChanged(operation.name))
     retain(state, operation, now)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from rexec.scheduler import events as e
 from rexec.scheduler.deadlines import Due
 from rexec.scheduler.leases import grant
+from rexec.scheduler.line import Line
 from rexec.scheduler.reason import reason_of
 from rexec.scheduler.state import QueueState
-from rexec.scheduler.task import Task
+from rexec.scheduler.task import Candidate, Owner, Task, Worker
 
 
 def enqueue(state: QueueState, task: Task, now: float) -> None:
@@ -18,8 +19,7 @@ def enqueue(state: QueueState, task: Task, now: float) -> None:
     state.fleet.enqueue(task)
     state.waiting.joined(task)
     state.accounts.waits(task, now)
-    state.queued.append(task)
-    if not state.fleet.fit(task.candidate.requirement).workers:
+    if not state.fleet.fit_of(task).workers:
         state.deadlines.add(now + state.settings.unserved_seconds, Due.UNSERVED, task.task_id)
 
 
@@ -32,33 +32,65 @@ def leave(state: QueueState, task: Task) -> None:
     task.exclusion_ends_at = None
 
 
-def promote(state: QueueState, task: Task, priority: int) -> None:
-    """Someone who joined is more urgent: the task runs sooner if it waits in line."""
-    waiting = task.place is not None
-    if waiting:
-        state.fleet.dequeue(task)
-    task.priority = priority
-    if waiting:
-        state.fleet.enqueue(task)
+def join(state: QueueState, task: Task, candidate: Candidate) -> None:
+    """Someone else wants the same: a task in line stands in his line too, and where it stands it is as urgent as the most
+    urgent of all."""
+    urgent = candidate.priority < task.priority
+    if urgent:
+        task.priority = candidate.priority
+    if task.place is None:
+        return
+    if urgent:
+        state.fleet.requeue(task)
+    else:
+        state.fleet.join(task.place, candidate.owner)
 
 
-def assign(state: QueueState) -> None:
+def assign(state: QueueState, now: float) -> None:
     """Give waiting tasks to workers with room.
 
-    Before the event nothing that waited could be given away, so only what has changed is looked at: tasks that began to
-    wait look for a worker, workers that got room look for a task.
+    Before the event nothing that waited could be given away, so only what has changed is looked at: workers that got room
+    take what is next in order of all that they can run, then lines into which something came, or whose owners fell below a
+    limit, look for a worker.
     """
     fleet = state.fleet
-    for task in sorted(state.queued, key=lambda task: (task.priority, task.arrival)):
-        if task.place is not None and (worker := fleet.best_worker(task)) is not None:
-            leave(state, task)
-            grant(state, task, worker)
-    for worker in state.roomy:
-        while fleet.has_room(worker) and (waiting := fleet.next_task(worker)) is not None:
-            leave(state, waiting)
-            grant(state, waiting, worker)
-    state.queued.clear()
-    state.roomy.clear()
+    while state.roomy or fleet.released or fleet.stirred:
+        workers = dict.fromkeys([*state.roomy, *fleet.released])
+        state.roomy.clear()
+        fleet.released.clear()
+        for worker in workers:
+            while fleet.has_room(worker) and (turn := fleet.next_task(worker, now)) is not None:
+                _serve(state, *turn, worker, now)
+        contested = fleet.larger > 0 or len(fleet.stirred) > 1
+        while fleet.stirred:
+            line = next(iter(fleet.stirred))
+            del fleet.stirred[line]
+            _serve_line(state, line, contested, now)
+
+
+def _serve_line(state: QueueState, line: Line, contested: bool, now: float) -> None:
+    """Find workers for the tasks of a line. If it is `contested`, a worker takes what is next in order of all lines."""
+    fleet = state.fleet
+    while line.members and line.fit.roomy:
+        turn = fleet.next_in_line(line)
+        if turn is None:
+            return
+        worker = fleet.best_worker(turn[0])
+        if worker is None:
+            return
+        chosen = fleet.next_task(worker, now) if contested else turn
+        if chosen is not None:
+            _serve(state, *chosen, worker, now)
+        elif line.fit.room_of(worker.worker_id) is not None:
+            return  # else the worker is kept free for something larger now, and another one may have room
+
+
+def _serve(state: QueueState, task: Task, owner: Owner, worker: Worker, now: float) -> None:
+    fit = state.fleet.fit_of(task)
+    leave(state, task)
+    grant(state, task, worker, owner)
+    if fit.first_since is not None:
+        state.fleet.need_met(fit)
 
 
 def tell_unserved(state: QueueState, task_id: str, now: float) -> None:
@@ -66,7 +98,7 @@ def tell_unserved(state: QueueState, task_id: str, now: float) -> None:
     task = state.tasks.get(task_id)
     if task is None or task.place is None:
         return
-    fit = state.fleet.fit(task.candidate.requirement)
+    fit = state.fleet.fit_of(task)
     if fit.workers:
         return
     again_seconds = state.settings.unserved_again_seconds

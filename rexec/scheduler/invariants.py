@@ -7,9 +7,15 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from rexec.scheduler.accounts import Tally, restored
+from rexec.scheduler.category import limit_of
+from rexec.scheduler.fit import Fit
+from rexec.scheduler.fleet import Fleet
+from rexec.scheduler.line import Branch, Line
+from rexec.scheduler.packing import use_on
 from rexec.scheduler.queue import Queue
+from rexec.scheduler.shares import Level, Node
 from rexec.scheduler.state import QueueState
-from rexec.scheduler.task import Hold, Stage, Task
+from rexec.scheduler.task import Hold, Owner, Stage, Task
 
 K = TypeVar("K")
 
@@ -21,6 +27,8 @@ def check(queue: Queue) -> None:
     _check_operations(state)
     _check_leases(state)
     _check_indexes(state)
+    _check_shares(state)
+    _check_room(state)
     _check_accounts(state)
 
 
@@ -86,29 +94,127 @@ def _check_leases(state: QueueState) -> None:
 
 def _check_indexes(state: QueueState) -> None:
     fleet = state.fleet
-    waiting: set[Task] = set()
-    for fit in fleet.fits.values():
-        fitting = {worker_id for worker_id, worker in fleet.workers.items() if worker.offer.fits(fit.requirement)}
-        _require(set(fit.workers) == fitting, f"the workers of {fit.requirement} are not those that fit")
-        _require(
-            fit.slots == sum(w.slots for w in fit.workers.values()), f"the slots of {fit.requirement} are miscounted"
-        )
-        for excluded, line in fit.lines.items():
-            tasks = list(line.tasks())
-            _require(
-                len(tasks) == len(line) > 0,
-                f"a line of {fit.requirement} has {len(tasks)} tasks and counts {len(line)}",
-            )
-            waiting.update(tasks)
-            for worker in fit.workers.values():
-                idle = fleet.has_room(worker) and worker.name not in excluded
-                _require(not idle, f"{worker.name} has room while {tasks[0].task_id} waits")
-        for worker in fit.workers.values():
-            found = fit.best(frozenset(other.name for other in fit.workers.values() if other is not worker))
-            _require((found is worker) == fleet.has_room(worker), f"{worker.name} is filed wrongly")
+    waiting: list[Task] = []
+    _require(not (fleet.stirred or fleet.released or state.roomy), "something is left that should have been looked at")
+    for key, fit in fleet.fits.items():
+        _require(key == (fit.requirement, fit.need), f"{fit} is filed wrongly")
+        _require((fit in fleet.active) == bool(fit.lines), f"{fit} is wrongly held to be busy or idle")
+        _check_fit(fleet, fit)
+        for line in fit.lines.values():
+            waiting += _check_line(line)
+    _require(fleet.larger == sum(not fit.need.plain for fit in fleet.active), "large needs are miscounted")
+    _require(len(waiting) == len(set(waiting)), "a task is in two lines")
     _require(
-        waiting == {task for task in state.tasks.values() if task.place is not None}, "the lines are not the waiting"
+        set(waiting) == {task for task in state.tasks.values() if task.place is not None}, "the lines are not the waiting"
     )
+
+
+def _check_fit(fleet: Fleet, fit: Fit) -> None:
+    fitting = {
+        worker_id
+        for worker_id, worker in fleet.workers.items()
+        if worker.offer.fits(fit.requirement) and use_on(worker.offer, worker.slots, fit.need) is not None
+    }
+    _require(set(fit.workers) == fitting, f"the workers of {fit} are not those that fit")
+    _require(fit.slots == sum(w.slots for w in fit.workers.values()), f"the slots of {fit} are miscounted")
+    for worker_id, worker in fit.workers.items():
+        room = fleet.room(worker, fit) if fleet.has_room(worker) else None
+        _require(fit.room_of(worker_id) == room, f"{worker.name} has room for {room} of {fit} and is filed wrongly")
+        found = fit.best(frozenset(other.name for other in fit.workers.values() if other is not worker))
+        _require((found is worker) == (room is not None), f"{worker.name} is not found")
+        for excluded, line in fit.lines.items():
+            if room is not None and worker.name not in excluded:
+                for task in line.members:
+                    _require(bool(limit_of(task, fleet)), f"{worker.name} has room while {task.task_id} waits")
+    if fit.reserved is not None:
+        _require(fleet.reservation(fit.reserved) is fit, f"{fit.reserved.name} is kept free for something else")
+        _require(bool(fit.lines), f"{fit.reserved.name} is kept free for nothing")
+
+
+def _check_line(line: Line) -> list[Task]:
+    fit = line.fit
+    _require(fit.lines.get(line.excluded) is line and len(line) > 0, f"a line of {fit} is not where it should be")
+    for task in line.members:
+        _require(task.place is not None and task.place.line is line, f"{task.task_id} stands in another line")
+        _require(task.excluded == line.excluded, f"{task.task_id} avoids others than its line")
+        owners = {operation.owner for operation in task.operations.values()}
+        stands = [branch.node.owner for branch in task.place.stands] if task.place is not None else []
+        _require(len(stands) == len(owners) and set(stands) == owners, f"{task.task_id} waits for others than it should")
+    counted = 0
+    branches = [line.root]
+    while branches:
+        branch = branches.pop()
+        for node, child in branch.children.items():
+            _require(child.node is node and child in node.branches, f"a branch of {node} is filed wrongly")
+            if child.entry is not None:
+                _require(child.entry in branch.heap, f"{node} would never be served")
+                _require(child.entry[0] <= node.key, f"{node} is served too late")
+            else:
+                _require(_blocked(child), f"{node} would never be served")
+        branches += branch.children.values()
+        if branch.node.level is Level.INVOCATION:
+            held = sum(entry[2].task.place is entry[2] for entry in branch.tasks)
+            _require(held == branch.waiting > 0, f"{branch.node} has {held} tasks and counts {branch.waiting}")
+            counted += held
+    _require(
+        counted == sum(len(task.place.stands) for task in line.members if task.place is not None), f"{fit} is miscounted"
+    )
+    return list(line.members)
+
+
+def _blocked(branch: Branch) -> bool:
+    """Whether no task of the branch may run, by the limits of the branch itself and of those below it."""
+    return branch.node.full or (
+        branch.node.level is not Level.INVOCATION and all(map(_blocked, branch.children.values()))
+    )
+
+
+def _check_shares(state: QueueState) -> None:
+    """What each owner uses is what the leases say, and nobody has got more than his limit."""
+    fleet = state.fleet
+    running: Counter[tuple[str, ...]] = Counter()
+    used: Counter[tuple[str, ...]] = Counter()
+    queued: Counter[tuple[str, ...]] = Counter()
+    for lease in state.leases.values():
+        _require((lease.use is None) == (lease.hold is Hold.SETTLING), f"{lease.lease_id} takes up room wrongly")
+        if lease.use is not None:
+            for path in _paths(lease.owner):
+                running[path] += 1
+                used[path] += lease.use.share_millis
+    for operation in state.operations.values():
+        if operation.stage is Stage.QUEUED:
+            for path in _paths(operation.owner):
+                queued[path] += 1
+    nodes: list[tuple[tuple[str, ...], Node]] = [((), fleet.shares.root)]
+    while nodes:
+        path, node = nodes.pop()
+        found = (node.running, node.used_millis, node.queued)
+        right = (running.pop(path, 0), used.pop(path, 0), queued.pop(path, 0))
+        _require(found == right, f"{node} runs, uses and queues {found}, and it should be {right}")
+        _require(node.parent is None or not node.idle, f"{node} is kept for nothing")
+        _require(node.parent is None or node.key[0] == node.used_millis / node.limits.weight, f"{node} has a stale share")
+        nodes += [((*path, name), child) for name, child in node.children.items()]
+    _require(not (+running or +used or +queued), f"owners are not counted: {running} {queued}")
+
+
+def _paths(owner: Owner) -> list[tuple[str, ...]]:
+    names = (owner.tenant, owner.user, owner.invocation)
+    return [names[:many] for many in range(4)]
+
+
+def _check_room(state: QueueState) -> None:
+    """No worker has more than it can hold; only leases like all of its own are fetched ahead."""
+    for worker in state.fleet.workers.values():
+        uses = [lease.use for lease in worker.leases.values() if lease.use is not None]
+        slots, cpu = sum(use.slots for use in uses), sum(use.cpu_millis for use in uses)
+        memory, uneven = sum(use.memory_bytes for use in uses), sum(not use.plain for use in uses)
+        found = (worker.used_slots, worker.used_cpu_millis, worker.used_memory_bytes, worker.uneven)
+        _require(found == (slots, cpu, memory, uneven), f"{worker.name} is used by {found}, and it should be {uses}")
+        if uneven:
+            offer = worker.offer
+            _require(slots <= worker.slots, f"{worker.name} has {worker.slots} slots, and {slots} are used")
+            _require(cpu <= offer.cpu_millis or not offer.cpu_millis, f"{worker.name} has too few cores for {uses}")
+            _require(memory <= offer.memory_bytes or not offer.memory_bytes, f"{worker.name} has too little memory")
 
 
 def _check_accounts(state: QueueState) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rexec.scheduler import events as e
 from rexec.scheduler.state import QueueState
-from rexec.scheduler.task import Hold, Lease, Stage, Task, Worker
+from rexec.scheduler.task import Hold, Lease, Owner, Stage, Task, Worker
 
 
 def held(state: QueueState, worker_id: str, lease_id: str, epoch: int) -> Lease | None:
@@ -13,13 +13,14 @@ def held(state: QueueState, worker_id: str, lease_id: str, epoch: int) -> Lease 
     return lease if lease is not None and lease.epoch == epoch and lease.worker.worker_id == worker_id else None
 
 
-def grant(state: QueueState, task: Task, worker: Worker) -> None:
-    """Give a task that waits no more to a worker that has room."""
+def grant(state: QueueState, task: Task, worker: Worker, owner: Owner) -> None:
+    """Give a task that waits no more to a worker that has room; it is charged to the owner, one of those who wait for it."""
     task.epoch += 1
-    lease = Lease(f"{task.task_id}.{task.epoch}", task.epoch, task, worker, started=worker.free_slots > 0)
+    lease = Lease(f"{task.task_id}.{task.epoch}", task.epoch, task, worker, started=worker.free_slots >= task.need.slots)
     task.lease = state.leases[lease.lease_id] = worker.leases[lease.lease_id] = lease
     worker.credit -= 1
     worker.sent += 1
+    state.fleet.occupy(lease, owner)
     state.fleet.update(worker)
     if lease.started:
         state.accounts.began(lease, state.now)
@@ -32,6 +33,7 @@ def drop(state: QueueState, lease: Lease) -> None:
     """The worker does not have the lease any more."""
     worker = lease.worker
     state.accounts.released(lease, state.now)
+    state.fleet.vacate(lease)
     del state.leases[lease.lease_id]
     del worker.leases[lease.lease_id]
     worker.settling -= lease.hold is Hold.SETTLING

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cas.context import Identity
 from cas.errors import NotAllowed
 from rexec.scheduler.platform import Offer
@@ -34,4 +36,4 @@ def allowed_offer(offer: Offer, identity: Identity) -> Offer:
         return offer
     if not allowed or not offer.instance_names <= allowed:
         raise NotAllowed("not allowed")
-    return Offer(offer.pairs, offer.instance_names or allowed)
+    return replace(offer, instance_names=offer.instance_names or allowed)

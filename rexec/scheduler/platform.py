@@ -36,6 +36,10 @@ class Offer:
     pairs: Pairs = frozenset()
     instance_names: frozenset[str] = frozenset()
     """Instances that the worker serves; empty: all."""
+    cpu_millis: int = 0
+    """Thousandths of a core that its actions share; 0: they are not counted."""
+    memory_bytes: int = 0
+    """Memory that its actions share; 0: it is not counted."""
 
     @property
     def names(self) -> frozenset[str]:

@@ -90,12 +90,12 @@ class Queue:
                 draining(state, worker_id)
             case e.Tick():
                 self._tick(now)
-        assign(state)
+        assign(state, now)
         return state.effects
 
     def next_deadline(self) -> float | None:
         """When a Tick is due, None if time alone changes nothing."""
-        deadlines = (self.state.deadlines.first(), self.state.retention.first())
+        deadlines = (self.state.deadlines.first(), self.state.retention.first(), self.fleet.reservation_ends())
         return min((when for when in deadlines if when is not None), default=None)
 
     def reason(self, task: Task) -> str:
@@ -120,4 +120,5 @@ class Queue:
                     settle(state, now)
                 case Due.UNSERVED:
                     tell_unserved(state, name, now)
+        self.fleet.end_reservations(now)
         forget_due(state, now)

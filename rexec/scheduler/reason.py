@@ -2,23 +2,65 @@
 
 from __future__ import annotations
 
+from rexec.scheduler.category import Category, category_of, limit_of
+from rexec.scheduler.fit import Fit
 from rexec.scheduler.fleet import Fleet
+from rexec.scheduler.need import readable
 from rexec.scheduler.platform import unmatched
 from rexec.scheduler.task import Task
 
 
 def reason_of(task: Task, fleet: Fleet) -> str:
     """Every task in stage QUEUED has a reason; it is empty once the task runs."""
-    if task.parked:
-        return "nobody waits for it; it keeps its place for those who come back"
-    if task.place is None:
+    if task.place is None and not task.parked:
         return "" if task.lease is None or task.lease.started else f"next on worker {task.lease.worker.name}"
-    requirement = task.candidate.requirement
-    fit = fleet.fit(requirement)
-    if not fit.workers:
-        return unmatched(requirement, ((worker.offer, 1) for worker in fleet.workers.values()))
-    if not fit.has_other(task.excluded):
-        if not task.excluded:
+    category = category_of(task, fleet)
+    if category is Category.PARKED:
+        return "nobody waits for it; it keeps its place for those who come back"
+    fit = fleet.fit_of(task)
+    match category:
+        case Category.NO_WORKER | Category.TOO_LARGE:
+            generation, text = fit.unserved
+            if generation != fleet.generation:
+                text = _unserved(fit, fleet)
+                fit.unserved = fleet.generation, text
+            return text
+        case Category.LIMIT:
+            return limit_of(task, fleet)
+        case Category.LEAVING:
             return "every worker that fits is leaving or away"
-        return f"waiting for another worker than {', '.join(sorted(task.excluded))}"
-    return f"all {fit.slots} slots that fit {requirement} are busy; {fit.waiting} actions wait for them"
+        case Category.AVOIDING:
+            return f"waiting for another worker than {', '.join(sorted(task.excluded))}"
+        case Category.GAP if fit.reserved is not None:
+            return f"worker {fit.reserved.name} is kept free until {fit.need} fit there; {_crowd(task, fit)}"
+        case Category.GAP:
+            return f"no worker that fits {fit.requirement} has {fit.need} free at once; {_crowd(task, fit)}"
+        case _:
+            return f"all {fit.slots} slots that fit {fit.requirement} are busy; {_crowd(task, fit)}"
+
+
+def _crowd(task: Task, fit: Fit) -> str:
+    """How many more wait for the same: whose turn comes when depends on what ends, so this is the most."""
+    others = fit.waiting - 1
+    own = max((branch.waiting for branch in task.place.stands), default=1) - 1 if task.place is not None else 0
+    if not others:
+        return "it is the next one"
+    return f"at most {others} actions come before it, {own} of them of the same invocation"
+
+
+def _unserved(fit: Fit, fleet: Fleet) -> str:
+    largest = fleet.largest(fit)
+    if not largest:
+        return unmatched(fit.requirement, ((worker.offer, 1) for worker in fleet.workers.values()))
+    need = fit.need
+    slots, cpu_millis, memory_bytes = largest
+    lacks = []
+    if need.slots > slots:
+        lacks.append(f"slots={need.slots} (the most is {slots})")
+    if need.cpu_millis > cpu_millis:
+        most = f"the most is {cpu_millis / 1000:g}" if cpu_millis else "no worker says how many cores it has"
+        lacks.append(f"cpu={need.cpu_millis / 1000:g} ({most})")
+    if need.memory_bytes > memory_bytes:
+        most = f"the most is {readable(memory_bytes)}" if memory_bytes else "no worker says how much memory it has"
+        lacks.append(f"memory={readable(need.memory_bytes)} ({most})")
+    return f"no worker that fits {fit.requirement} has {', '.join(lacks) if lacks else f'{need} together'}"

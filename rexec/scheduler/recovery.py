@@ -86,7 +86,7 @@ def restore(state: QueueState, rows: Recorded, generation: int, now: float, wall
             _remove(state, task, restored)
     highest = max((row[0] for row in rows.tasks), default=-1)
     state.arrivals = max(state.arrivals, highest + 1)
-    state.effects, state.queued, state.roomy = [], [], []
+    state.effects, state.roomy = [], []
     return restored
 
 
@@ -96,7 +96,12 @@ def _restore_worker(state: QueueState, session: str, record: bytes, now: float, 
     except msgspec.DecodeError as reason:
         restored.unreadable.append(f"worker {session[:100]!r}: {reason}")
         return
-    offer = Offer(frozenset(said.pairs), frozenset(said.instance_names))
+    offer = Offer(
+        frozenset(said.pairs),
+        frozenset(said.instance_names),
+        said.resources.get("cpu", 0),
+        said.resources.get("memory", 0),
+    )
     if said.name in state.fleet.by_name:
         restored.unreadable.append(f"worker {session[:100]!r}: there is another one named {said.name[:100]!r}")
         return
@@ -142,6 +147,7 @@ def _restore_lease(state: QueueState, task: Task, worker: Worker, said: LeaseRec
     lease = Lease(said.lease_id, said.epoch, task, worker, said.started)
     lease.is_restored = True
     task.lease = state.leases[lease.lease_id] = worker.leases[lease.lease_id] = lease
+    state.fleet.occupy(lease, task.candidate.owner)
     state.fleet.update(worker)
     if lease.started:
         task.stage = Stage.EXECUTING
@@ -170,7 +176,8 @@ def _restore_operations(
             completed.append((operation.completed_at, number, operation))
         else:
             task.operations[name] = operation
-            state.queued_operations += task.stage is Stage.QUEUED
+            if task.stage is Stage.QUEUED:
+                state.count_queued(operation, 1)
             state.accounts.joined(operation, now)
     for when, _number, operation in sorted(completed, key=lambda entry: entry[:2]):
         outcome = operation.outcome or Outcome()
@@ -199,5 +206,6 @@ def _remove(state: QueueState, task: Task, restored: Restored) -> None:
     lease = task.lease
     if lease is not None:
         state.accounts.released(lease, state.now)
+        state.fleet.vacate(lease)
         del state.leases[lease.lease_id], lease.worker.leases[lease.lease_id]
         state.fleet.update(lease.worker)

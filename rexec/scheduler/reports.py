@@ -30,6 +30,7 @@ def reported(state: QueueState, event: e.Reported) -> None:
     if lease is not None and lease.hold is Hold.LIVE:
         lease.hold = Hold.SETTLING
         state.accounts.released(lease, state.now)
+        state.fleet.vacate(lease)
         lease.worker.settling += 1
         state.touch(lease.worker)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from rexec.scheduler.fairness_settings import AffinitySettings, FairnessSettings, PackingSettings
 from rexec.scheduler.price import PriceSettings
 
 
@@ -98,6 +99,9 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """The most bytes of stdout, stderr and output files together that one ExecuteResponse carries inline; the message has
     to stay below 4 MiB with its metadata."""
     price: PriceSettings = PriceSettings()
+    fairness: FairnessSettings = FairnessSettings()
+    packing: PackingSettings = PackingSettings()
+    affinity: AffinitySettings = AffinitySettings()
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming them."""

@@ -69,8 +69,6 @@ class QueueState:
     """Tasks so far: the next one's place in the order of arrival."""
     effects: list[e.Effect] = field(default_factory=list)
     """What the event at hand has brought about."""
-    queued: list[Task] = field(default_factory=list)
-    """Tasks that began to wait in the event at hand."""
     roomy: list[Worker] = field(default_factory=list)
     """Workers that may have got room in the event at hand."""
 
@@ -80,7 +78,7 @@ class QueueState:
         return cls(
             settings,
             settled_at=now + settings.settle_seconds,
-            fleet=Fleet(settings.max_prefetched_leases),
+            fleet=Fleet(settings),
             retention=Retention(
                 settings.retain_seconds, settings.max_retained_operations, settings.max_retained_bytes
             ),
@@ -105,11 +103,17 @@ class QueueState:
         """The task is QUEUED or EXECUTING now, and so are its live operations."""
         if task.stage is stage:
             return
-        self.queued_operations += len(task.operations) * ((stage is Stage.QUEUED) - (task.stage is Stage.QUEUED))
+        by = (stage is Stage.QUEUED) - (task.stage is Stage.QUEUED)
         task.stage = stage
         for operation in task.operations.values():
+            self.count_queued(operation, by)
             self.accounts.moved(operation, stage, self.now)
         self.effects += [e.OperationChanged(name) for name in task.operations]
+
+    def count_queued(self, operation: Operation, by: int) -> None:
+        """The live operation is in stage QUEUED from now on (1) or is not any more (-1)."""
+        self.queued_operations += by
+        self.fleet.shares.queued(operation.owner, by)
 
     def touch(self, worker: Worker) -> None:
         """The worker's credit or leases have changed: it may have got room."""

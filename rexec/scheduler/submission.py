@@ -9,7 +9,8 @@ from cas.errors import NoWorkerFits, QueueFull
 from rexec.scheduler import events as e
 from rexec.scheduler.completion import end, retain
 from rexec.scheduler.deadlines import Due
-from rexec.scheduler.dispatch import enqueue, promote
+from rexec.scheduler.dispatch import enqueue, join
+from rexec.scheduler.need import need_of
 from rexec.scheduler.platform import Requirement
 from rexec.scheduler.state import QueueState
 from rexec.scheduler.task import Operation, Outcome, Stage, Task
@@ -24,22 +25,27 @@ def submit(state: QueueState, event: e.Submit, now: float) -> None:
     waits = task is None or task.stage is Stage.QUEUED
     if waits and state.queued_operations >= state.settings.max_queued_operations:
         raise QueueFull(f"{state.queued_operations} operations are queued already, the most allowed")
+    if waits and (limit := state.fleet.shares.queue_limit(candidate.owner)):
+        raise QueueFull(limit)
     if task is None:
         unknown = _unknown_names(state, candidate.requirement)
         if unknown and (now >= state.settled_at or state.any_attached):
             raise _no_worker_fits(state, unknown)
         task = Task(event.task_id, candidate, state.next_arrival(), now, candidate.priority)
+        expect_use(state, task)
         state.tasks[task.task_id] = task
         if not candidate.do_not_cache:
             state.in_flight[key] = task
         if unknown:
             expect_properties(state, task)
-        enqueue(state, task, now)
-    elif candidate.priority < task.priority:
-        promote(state, task, candidate.priority)
     operation = Operation(event.operation_name, task, event.view, owner=candidate.owner)
     state.operations[operation.name] = task.operations[operation.name] = operation
-    state.queued_operations += task.stage is Stage.QUEUED
+    if task.stage is Stage.QUEUED:
+        state.count_queued(operation, 1)
+        if task.operations.keys() == {operation.name}:
+            enqueue(state, task, now)
+        else:
+            join(state, task, candidate)
     state.accounts.joined(operation, now)
     watch_abandonment(state, task, now)
 
@@ -59,6 +65,15 @@ def expect_properties(state: QueueState, task: Task) -> None:
     if _unknown_names(state, task.candidate.requirement):
         state.unsettled.add(task.task_id)
         state.deadlines.add(state.settled_at, Due.SETTLED)
+
+
+def expect_use(state: QueueState, task: Task) -> None:
+    """Set what is known of how long the task takes, and how much memory."""
+    estimate = state.statistics.estimate(task.candidate)
+    if estimate.samples:
+        task.expected_seconds = estimate.expected_seconds
+        demand = task.candidate.demand
+        task.need = need_of(demand.slots, demand.cpu_millis, demand.memory_bytes, estimate.peak_memory_bytes)
 
 
 def settle(state: QueueState, now: float) -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from typing import TYPE_CHECKING
 
 from cas.digest import Digest
 from cas.errors import StatusError
+from rexec.scheduler.need import Need, Use, need_of
 from rexec.scheduler.platform import Offer, Requirement
 
-Place = tuple[int, int, int, "Task"]
-"""Priority, arrival, a serial number that keeps two places from being equal, and the task."""
+if TYPE_CHECKING:
+    from rexec.scheduler.line import Place
 
 
 class Stage(IntEnum):
@@ -182,6 +184,12 @@ class Task:
     """Out of line because nobody waits for it: it must not take a slot from those that someone waits for."""
     expected_seconds: float | None = None
     """How long it is expected to hold its slots, None if nothing is known. Set when the task is made, and never changed."""
+    need: Need = field(init=False)
+    """What it takes up of a worker: what it asks for, and once it is queued also what is known of its memory."""
+
+    def __post_init__(self) -> None:
+        demand = self.candidate.demand
+        self.need = need_of(demand.slots, demand.cpu_millis, demand.memory_bytes)
 
     @property
     def waiters(self) -> int:
@@ -224,6 +232,10 @@ class Lease:
     """Of one slot for one second."""
     is_restored: bool = False
     """From before a restart of the scheduler, and its worker has not come back to it so far."""
+    use: Use | None = None
+    """What it takes up of its worker; None once it takes up nothing."""
+    owner: Owner = field(default_factory=Owner)
+    """Whose share it takes up: of those who wait for the task, the one whose turn it was."""
 
 
 class Standing(Enum):
@@ -262,6 +274,12 @@ class Worker:
     """Why it is not trusted, for people."""
     trial: Lease | None = None
     """The one lease that it has got on trial."""
+    used_slots: int = 0
+    """Of its leases that take up room; a settling one has left its slot."""
+    used_cpu_millis: int = 0
+    used_memory_bytes: int = 0
+    uneven: int = 0
+    """How many of these leases take up something else than what one slot stands for."""
 
     @property
     def may_get_leases(self) -> bool:
@@ -276,7 +294,7 @@ class Worker:
     @property
     def free_slots(self) -> int:
         """Slots without a lease; negative when leases are fetched ahead."""
-        return self.slots - self.holding
+        return self.slots - self.used_slots
 
 
 @dataclass(frozen=True, slots=True)

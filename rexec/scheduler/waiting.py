@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rexec.scheduler.accounts import expected_of
+from rexec.scheduler.need import Need
 from rexec.scheduler.platform import Requirement
 from rexec.scheduler.task import Owner, Task
 
-Key = tuple[Requirement, frozenset[str], Owner]
+Key = tuple[Requirement, Need, frozenset[str], Owner]
 
 
 @dataclass(slots=True, eq=False)
@@ -64,4 +65,4 @@ class Waiting:
 
 
 def _key(task: Task) -> Key:
-    return task.candidate.requirement, task.excluded, task.candidate.owner
+    return task.candidate.requirement, task.need, task.excluded, task.candidate.owner

@@ -193,7 +193,7 @@ class TestPlatform:
         waiting = rules.submit(pairs=LINUX)
         assert rules.reason(waiting) == "no worker is attached"
         worker = rules.attach(slots=1, credit=0)
-        assert rules.reason(waiting) == "all 1 slots that fit OSFamily=linux are busy; 1 actions wait for them"
+        assert rules.reason(waiting) == "all 1 slots that fit OSFamily=linux are busy; it is the next one"
         rules.do(e.Draining(worker))
         assert rules.reason(waiting) == "every worker that fits is leaving or away"
         apart = rules.submit(pairs=LINUX | {("gpu", "a100")})
