@@ -1,31 +1,26 @@
-"""The command line: `rexec serve`, `rexec worker`, `rexec logs`, `rexec check-config`, `rexec config`."""
+"""The command line: `rexec serve`, `rexec worker` and what looks at them; the other roles are in rexec/role_commands.py."""
 
 from __future__ import annotations
 
 import os
 import socket
 import sys
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
 
 import click
 
 from rexec import __version__
 from rexec.address import channel_target
-from rexec.client_flags import Access, client_flags, reachable, worker_flags
-from rexec.config import Config, ConfigError, load, with_changes
+from rexec.client_flags import client_flags, reachable, worker_flags
+from rexec.command_line import CONFIG, configured, run
+from rexec.config import Config
 from rexec.exposure import warnings
+from rexec.role_commands import access_of, frontend, named, scheduler
 
 # Read by gRPC when it is imported: its notices on standard error mean nothing to users, and its fork handlers, which
 # nothing here needs, would write one for every process started.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-
-_IN_PAIRS = ("--tls-certificate", "--tls-key")
-"""Options of which one alone is refused."""
-
-_CONFIG = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -38,7 +33,15 @@ def main() -> None:
         rexec serve
     and more machines to help it:
         rexec worker --server grpc://HOST:PORT
+    The same in parts, on as many machines as it takes:
+        rexec scheduler
+        rexec frontend --scheduler grpc://HOST:PORT
+        rexec worker --server grpc://HOST:PORT
     """
+
+
+main.add_command(scheduler)
+main.add_command(frontend)
 
 
 @main.command()
@@ -54,7 +57,7 @@ def main() -> None:
     metavar="N",
     help="Actions that this machine runs at once; 0 serves without a local worker. [default: one for each core]",
 )
-@click.option("--config", type=_CONFIG, metavar="FILE", help="TOML file with every other option.")
+@click.option("--config", type=CONFIG, metavar="FILE", help="TOML file with every other option.")
 @click.option("--metrics-listen", metavar="HOST:PORT", help="Answer /metrics, /healthz and /readyz over HTTP there.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]")
 def serve(
@@ -70,7 +73,7 @@ def serve(
     One process serves clients and schedules; a second one runs actions in its slots. More workers join from other
     machines with `rexec worker`. Ctrl-C or SIGTERM stops both.
     """
-    settings = _configured(
+    settings = configured(
         config,
         server__listen=listen or None,
         state_dir=state_dir,
@@ -80,7 +83,7 @@ def serve(
     )
     from rexec import logs
     from rexec.server import CannotServe
-    from rexec.server import serve as run
+    from rexec.server import serve as serving
 
     logs.configure(settings.server)
 
@@ -89,13 +92,18 @@ def serve(
         sys.stdout.flush()
 
     try:
-        _run(lambda: run(settings, config, ready))
+        run(lambda: serving(settings, config, ready))
     except CannotServe as error:
         raise click.ClickException(str(error)) from error
 
 
 @main.command()
 @click.option("--server", required=True, metavar="grpc[s]://HOST:PORT", help="The rexec server to work for.")
+@click.option(
+    "--scheduler",
+    metavar="ADDR[,ADDR]",
+    help="The scheduler, and those that stand by for it, to take actions from directly. [default: through the server]",
+)
 @click.option(
     "--slots", type=click.IntRange(min=1), metavar="N", help="Actions to run at once. [default: one for each core]"
 )
@@ -110,9 +118,7 @@ def serve(
 @click.option("--tls-key", metavar="FILE", help="Private key of the certificate.")
 @click.option("--token-file", metavar="FILE", help="File with the bearer token to show.")
 @click.option("--name", metavar="NAME", help="The worker's name in results and logs. [default: HOST-PID]")
-@click.option(
-    "--config", type=_CONFIG, metavar="FILE", help="TOML file; its [worker] section holds every other option."
-)
+@click.option("--config", type=CONFIG, metavar="FILE", help="TOML file; its [worker] section holds every other option.")
 @click.option(
     "--parent-pid",
     type=click.IntRange(min=1),
@@ -123,6 +129,7 @@ def serve(
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]")
 def worker(
     server: str,
+    scheduler: str | None,
     slots: int | None,
     cache_dir: str | None,
     work_dir: str | None,
@@ -144,8 +151,9 @@ def worker(
         channel_target(server)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--server") from error
-    settings = _configured(
+    settings = configured(
         config,
+        worker__scheduler=scheduler.split(",") if scheduler is not None else None,
         worker__slots=slots,
         worker__cache_dir=cache_dir,
         worker__work_dir=work_dir,
@@ -163,7 +171,7 @@ def worker(
 
     logs.configure(settings.server)
     try:
-        _run(lambda: work(server, settings))
+        run(lambda: work(server, settings))
     except CannotWork as error:
         raise click.ClickException(str(error)) from error
 
@@ -199,7 +207,7 @@ def logs(
         channel_target(server)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--server") from error
-    settings = _configured(
+    settings = configured(
         None,
         connection__tls_ca=tls_ca,
         connection__tls_certificate=tls_certificate,
@@ -221,19 +229,19 @@ def logs(
             click.echo("rexec: the action has not ended; --follow waits for it", err=True)
 
     try:
-        _run(show)
+        run(show)
     except NoLogs as error:
         raise click.ClickException(str(error)) from error
 
 
 @main.command("check-config")
-@click.argument("file", type=_CONFIG)
+@click.argument("file", type=CONFIG)
 def check_config(file: Path) -> None:
     """Check a configuration FILE.
 
     Exit status: 0 if `rexec serve --config FILE` would take it, else 1, and what is wrong is said.
     """
-    settings = _configured(file)
+    settings = configured(file)
     from rexec.auth.authentication import Authentication
     from rexec.auth.credentials import AuthUnusable
     from rexec.tls import read
@@ -245,14 +253,14 @@ def check_config(file: Path) -> None:
     except AuthUnusable as error:
         raise click.ClickException(f"{file}: {error}") from error
     click.echo(f"{file}: good")
-    click.echo(f"  listens on {', '.join(settings.server.listen)}; instance names {_names(settings)}")
+    click.echo(f"  listens on {', '.join(settings.server.listen)}; instance names {named(settings)}")
     click.echo(f"  keeps its data in {settings.state_path}; {settings.local_slots} local slots")
     for text in warnings(settings, settings.server.listen):
         click.echo(f"  warning: {text}")
 
 
 @main.command("config")
-@click.argument("file", type=_CONFIG, required=False)
+@click.argument("file", type=CONFIG, required=False)
 def config_command(file: Path | None) -> None:
     """Print every option, explained.
 
@@ -260,58 +268,20 @@ def config_command(file: Path | None) -> None:
     """
     from rexec.listing import listing
 
-    click.echo(listing(_configured(file)), nl=False)
+    click.echo(listing(configured(file)), nl=False)
 
 
 def greeting(config: Config, addresses: tuple[str, ...]) -> str:
     """What `rexec serve` prints once it answers calls: where it is, and what to paste into the clients."""
     slots = config.local_slots
     hostname = socket.gethostname()
-    access = Access(
-        tls=config.server.tls.enabled,
-        certificate=bool(config.server.tls.client_ca),
-        token=bool(config.auth.tokens.file or config.auth.jwt),
-    )
+    access = access_of(config)
     lines = [
         f"rexec {__version__} serves on {', '.join(addresses)}",
-        f"  {slots} local slot{'' if slots == 1 else 's'}; instance names {_names(config)}; data in {config.state_path}",
+        f"  {slots} local slot{'' if slots == 1 else 's'}; instance names {named(config)}; data in {config.state_path}",
     ]
     if slots == 0:
         lines.append(f"  no local worker: start some with  {worker_flags(reachable(addresses[0], hostname), access)}")
     lines += [f"  warning: {text}" for text in warnings(config, addresses)]
     flags = client_flags(addresses[0], config.server.instance_names, True, hostname, access)
     return "\n".join([*lines, "", flags, "", "Ctrl-C stops the server."])
-
-
-def _names(config: Config) -> str:
-    return ", ".join(f'"{name}"' for name in config.server.instance_names)
-
-
-def _configured(file: Path | None, **changes: Any) -> Config:
-    try:
-        config = load(file)
-    except ConfigError as error:
-        raise click.ClickException(str(error)) from error
-    for name, value in changes.items():
-        if value is None:
-            continue
-        try:
-            with_changes(config, **{name: value})
-        except ConfigError as error:
-            option = "--" + name.rpartition("__")[2].replace("_", "-")
-            if option in _IN_PAIRS:
-                continue  # told below, if the other half is really missing
-            raise click.BadParameter(str(error).partition(": ")[2] or str(error), param_hint=option) from error
-    try:
-        return with_changes(config, **changes)
-    except ConfigError as error:
-        raise click.ClickException(str(error)) from error
-
-
-def _run(main_coroutine: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    import asyncio
-
-    import uvloop
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main_coroutine())

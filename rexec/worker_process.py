@@ -1,9 +1,9 @@
-"""`rexec worker`: a process that runs actions for a server, with one connection to it for everything."""
+"""`rexec worker`: a process that runs actions for a server, over one connection unless its scheduler is elsewhere."""
 
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from contextlib import AsyncExitStack, nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from rexec import http_port
 from rexec.config import Config
 from rexec.connection import CannotConnect, headers, open_channel
 from rexec.ports import CannotListen, require_free
-from rexec.worker.link import dial_over
+from rexec.worker.in_turn import in_turn
+from rexec.worker.link import LINK_OPTIONS, dial_over
 from rexec.worker.processes import Unkillable
 from rexec.worker.settings import WorkerSettings
 from rexec.worker.start import WorkDirectoryUnusable, run_agent
@@ -40,18 +41,27 @@ async def work(server: str, config: Config) -> None:
             require_free(settings.metrics_listen, "--metrics-listen, or [worker] metrics_listen")
         shown = headers(server, config.connection)
         opened = open_channel(server, config.connection)
+        schedulers = [
+            (open_channel(address, config.connection, LINK_OPTIONS), headers(address, config.connection))
+            for address in settings.scheduler
+        ]
     except (CannotConnect, CannotListen) as error:
         raise CannotWork(str(error)) from error
-    async with opened as channel:
+    async with AsyncExitStack() as channels:
+        channel = await channels.enter_async_context(opened)
+        for scheduler, _ in schedulers:
+            await channels.enter_async_context(scheduler)
+        dial = in_turn([dial_over(*scheduler) for scheduler in schedulers or [(channel, shown)]])
 
         @cache
         def store_of(instance_name: str) -> BlobStore:
             return telemetry.metered(RemoteStore(channel, instance_name, shown))
 
-        log.info("worker starts", server=server, slots=settings.slots, work_dir=settings.work_dir)
+        attaches = {"scheduler": ",".join(settings.scheduler)} if settings.scheduler else {}
+        log.info("worker starts", server=server, **attaches, slots=settings.slots, work_dir=settings.work_dir)
         try:
             with http_port.shown(settings.metrics_listen, figures) if settings.metrics_listen else nullcontext():
-                await run_agent(settings, dial_over(channel, shown), store_of, telemetry)
+                await run_agent(settings, dial, store_of, telemetry)
         except (StatusError, Unkillable, WorkDirectoryUnusable, OSError) as error:
             raise CannotWork(str(error)) from error
 

@@ -14,10 +14,11 @@ import asyncio
 import errno
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import structlog
 from google.protobuf import timestamp_pb2
@@ -43,6 +44,7 @@ from rexec.worker.files import FileCache, Hold, InputsTooLarge
 from rexec.worker.inputs import Inputs, changed, inputs_of, lay_out, working_directory
 from rexec.worker.live_log import LeaseLog
 from rexec.worker.oom import OomWatch
+from rexec.worker.outage import Outage
 from rexec.worker.outputs import Outputs, collect, shown
 from rexec.worker.processes import Unkillable
 from rexec.worker.properties import require_known_names
@@ -55,6 +57,7 @@ from rexec.worker.upload import FULL_STORE_PAUSES_SECONDS, NotKept, Source, uplo
 from rexec.worker.workspace import Room, Workspace
 
 _log = structlog.get_logger()
+_T = TypeVar("_T")
 
 Progress = Callable[["worker_pb2.Progress.Phase", re_pb2.ExecutedActionMetadata], None]
 """Called when a phase begins, with the timestamps so far."""
@@ -89,8 +92,11 @@ class ActionContext:
     slots: Slots
     store_of: Callable[[str], BlobStore]
     """The store of an instance name."""
+    outage: Outage
     leaving: Callable[[], bool] = lambda: False
     """Whether the agent was told to stop."""
+    attached: Callable[[], bool] = lambda: True
+    """Whether the scheduler hears what becomes of a lease."""
     wall_clock_ns: Callable[[], int] = time.time_ns
     directories: DirectoryCache = field(default_factory=DirectoryCache)
     oom: OomWatch = field(default_factory=OomWatch)
@@ -152,8 +158,8 @@ class LeasedAction:
         require_known_names(lease.command.output_node_properties)
         store = context.store_of(lease.instance_name)
         self._begin(worker_pb2.Progress.FETCHING, self._metadata.input_fetch_start_timestamp)
-        inputs = await self._load(store, input_root)
-        with await self._hold(store, inputs) as hold:
+        inputs = await self._reached(lambda: self._load(store, input_root))
+        with await self._reached(lambda: context.files.hold(inputs.keys, store)) as hold:
             room = context.workspace.room()
             leave = context.workspace.discard
             try:
@@ -170,29 +176,30 @@ class LeasedAction:
                 self._log.ended()
                 leave(room)
 
-    async def _load(self, store: BlobStore, root: Digest) -> Inputs:
-        """The input root, its directories in memory. Raises InputsMissing with files too, if directories are missing."""
-        try:
-            tree = await load_tree(store, root, self._context.directories)
-            if tree.missing:
-                files = [digest for digest in tree.file_digests() if digest.size_bytes]
-                absent = await store.find_missing(files) if files else set()
-                raise InputsMissing(sorted(absent | tree.missing, key=lambda digest: digest.hash))
-            return inputs_of(tree)
-        except (InputsMissing, MalformedRequest) as failure:
-            if isinstance(failure, DigestMismatch):  # the store gave wrong bytes, which is not the client's fault
-                raise WorkerFault(f"cannot read the input root: {failure}") from failure
-            raise
-        except StatusError as failure:
-            raise WorkerFault(f"cannot read the input root: {failure}") from failure
+    async def _reached(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
+        """Read from the store. Raises InputsMissing and what else is wrong with the action, WorkerFault for the rest.
 
-    async def _hold(self, store: BlobStore, inputs: Inputs) -> Hold:
+        As long as the scheduler is not reached either there is nobody to hand the lease back to, so it is tried again.
+        """
         try:
-            return await self._context.files.hold(inputs.keys, store)
+            return await self._context.outage.outlast("inputs", attempt, lambda: not self._context.attached())
         except (InputsMissing, InputsTooLarge):
+            raise
+        except MalformedRequest as failure:
+            if isinstance(failure, DigestMismatch):  # the store gave wrong bytes, which is not the client's fault
+                raise WorkerFault(f"cannot fetch inputs: {failure}") from failure
             raise
         except StatusError as failure:
             raise WorkerFault(f"cannot fetch inputs: {failure}") from failure
+
+    async def _load(self, store: BlobStore, root: Digest) -> Inputs:
+        """The input root, its directories in memory. Raises InputsMissing with files too, if directories are missing."""
+        tree = await load_tree(store, root, self._context.directories)
+        if tree.missing:
+            files = [digest for digest in tree.file_digests() if digest.size_bytes]
+            absent = await store.find_missing(files) if files else set()
+            raise InputsMissing(sorted(absent | tree.missing, key=lambda digest: digest.hash))
+        return inputs_of(tree)
 
     async def _run_in(
         self,
@@ -268,7 +275,8 @@ class LeasedAction:
             sources.update((file.digest, file.path) for file in outputs.files.values())
             sources.update(outputs.messages)
         try:
-            await upload(sources, store, context.full_store_pauses_seconds)
+            pauses = context.full_store_pauses_seconds
+            await context.outage.outlast("outputs", lambda: upload(sources, store, pauses))
         except NotKept as refusal:
             name = _name_of(refusal.digest, result, outputs, room.root)
             _log.info("the store has no room for an output", lease=lease.lease_id, output=name, reason=str(refusal))

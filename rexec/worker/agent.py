@@ -33,6 +33,9 @@ _log = structlog.get_logger()
 ACKNOWLEDGE_SECONDS = 2.0
 """How long a leaving agent waits for the scheduler to take note of what it handed back."""
 
+WELCOME_SECONDS = 10.0
+"""How long a scheduler may take to answer Hello; one that hangs is not waited for when another may have taken over."""
+
 _DEFAULT_HEARTBEAT_SECONDS = 5.0
 
 
@@ -63,6 +66,7 @@ class Agent:
         self._failed_attempts = 0
         self._trouble = Trouble()
         context.leaving = lambda: bool(self._draining)
+        context.attached = lambda: self.is_attached
         self._observer.watch(self.state)
 
     @property
@@ -117,6 +121,7 @@ class Agent:
 
     async def _stay_attached(self) -> None:
         while True:
+            refused = False
             try:
                 async with self._dial() as link:
                     await self._attached(link)
@@ -125,23 +130,32 @@ class Agent:
                 news = self._trouble.news(broken, asyncio.get_running_loop().time())
                 if news:
                     _log.warning(news, reason=str(broken), held=len(self._leases))
-                if isinstance(broken, Refused):
-                    self._failed_attempts = 30  # the longest pause: nothing changes by asking often
+                refused = isinstance(broken, Refused)
             finally:
                 self._outbox = None
                 for held in self._leases:
                     held.log.forget_readers()
-            await asyncio.sleep(self._backoff_seconds())
+            await asyncio.sleep(self._backoff_seconds(refused))
 
-    def _backoff_seconds(self) -> float:
-        longest = self._settings.reconnect_min_seconds * 2.0 ** min(self._failed_attempts, 30)
+    def _backoff_seconds(self, refused: bool) -> float:
+        """Before the next attempt. Nothing changes by asking often where it was refused."""
+        settings = self._settings
+        longest = min(
+            settings.reconnect_min_seconds * 2.0 ** min(self._failed_attempts, 30), settings.reconnect_max_seconds
+        )
         self._failed_attempts += 1
-        return min(longest, self._settings.reconnect_max_seconds) * random.uniform(0.5, 1.0)
+        if refused:
+            return settings.reconnect_max_seconds * random.uniform(0.5, 1.0)
+        return longest * random.random()
 
     async def _attached(self, link: Link) -> None:
         """Serve one stream until it breaks: raises LinkBroken, alone or in a group."""
         await link.send(worker_pb2.FromWorker(hello=self._hello()))
-        first = await link.receive()
+        try:
+            async with asyncio.timeout(WELCOME_SECONDS):
+                first = await link.receive()
+        except TimeoutError:
+            raise LinkBroken(f"no welcome within {WELCOME_SECONDS:g} s") from None
         if first.WhichOneof("message") != "welcome":
             raise LinkBroken(f"the first message is {first.WhichOneof('message')}, expected welcome")
         welcome = first.welcome

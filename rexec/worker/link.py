@@ -20,6 +20,15 @@ if TYPE_CHECKING:  # types-grpcio makes these generic, the library does not
 
 _ATTACH = methods_of(worker_pb2, "Workers")["Attach"]
 
+LINK_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    # A scheduler that hangs, or whose machine is gone, is left for another one after 15 s at most.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    # The agent chooses its own pauses; these are how soon an attempt of its can come to anything.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+)
+"""Of a channel that carries the stream and nothing else, beside those that every channel has."""
 
 _REFUSALS = frozenset(
     {

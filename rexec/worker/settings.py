@@ -7,7 +7,7 @@ import socket
 
 import msgspec
 
-from rexec.address import host_and_port
+from rexec.address import channel_target, host_and_port
 from rexec.worker.capacity import capacity
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -80,12 +80,20 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     parent_pid: int = 0
     """The process that starts this one: leave at once when it ends, however it ends. 0: go on without it."""
 
-    reconnect_min_seconds: float = 0.1
+    scheduler: tuple[str, ...] = ()
+    """Addresses (grpc://, grpcs://) of the scheduler, and of those that stand by for it: tried in turn. Empty: the server,
+    which then passes the stream on. Blobs come from the server in either case."""
+
+    reconnect_min_seconds: float = 0.05
     """The pause before the second attempt to reach the scheduler; doubled for each further one."""
 
-    reconnect_max_seconds: float = 5.0
-    """The longest such pause. Actual pauses are random between half of it and all of it, so that a thousand workers do not
-    come back in the same instant."""
+    reconnect_max_seconds: float = 1.0
+    """The longest such pause. Actual pauses are random between nothing and this, so that a thousand workers do not come back
+    in the same instant. There is no end to the attempts: what runs here runs on."""
+
+    upload_patience_seconds: float = 300.0
+    """How long outputs are kept for a store that is not reached, beyond the half minute for which each call is tried again.
+    Then the action is handed back as failed here."""
 
     def __post_init__(self) -> None:
         if self.metrics_listen:
@@ -97,7 +105,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             _require(bool(name) and 0 <= amount < 1 << 63, "resources", f"{name}={amount}", "a name and 0 or more")
         _require(self.slots <= MAX_SLOTS, "slots", self.slots, f"at most {MAX_SLOTS}")
         _require(self.prefetch_leases >= 0, "prefetch_leases", self.prefetch_leases, "0 or more")
-        for field in ("kill_grace_seconds", "drain_grace_seconds"):
+        for address in self.scheduler:
+            channel_target(address)
+        for field in ("kill_grace_seconds", "drain_grace_seconds", "upload_patience_seconds"):
             _require(getattr(self, field) >= 0, field, getattr(self, field), "0 or more seconds")
         _require(
             self.reconnect_min_seconds > 0, "reconnect_min_seconds", self.reconnect_min_seconds, "more than 0 seconds"

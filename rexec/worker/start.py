@@ -20,6 +20,7 @@ from rexec.worker.blob_files import BlobFiles
 from rexec.worker.files import FileCache
 from rexec.worker.link import Dial
 from rexec.worker.observer import WorkerObserver
+from rexec.worker.outage import Outage
 from rexec.worker.processes import Processes, die_with_parent
 from rexec.worker.runner import Runner
 from rexec.worker.settings import WorkerSettings
@@ -104,6 +105,7 @@ async def open_agent(
             runner=Runner(processes, settings.kill_grace_seconds, workspace.note_session),
             slots=Slots(settings.slots),
             store_of=store_of,
+            outage=Outage(settings.upload_patience_seconds),
             directories=DirectoryCache(max_bytes=_PARSED_DIRECTORY_BYTES),
         )
         yield Agent(context, dial, str(uuid.uuid4()), observer)

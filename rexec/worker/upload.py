@@ -6,12 +6,13 @@ Small blobs go in bounded batches, large ones one by one in pieces; a few calls 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from cas.digest import Digest
-from cas.errors import StatusError, StoreFull, Unavailable
+from cas.errors import StatusError, StoreFull
 from cas.store import CHUNK_BYTES, BlobStore
 from rexec.worker.transfer import CALLS_IN_FLIGHT, each_by_size
 
@@ -84,7 +85,8 @@ def _read_all(batch: Sequence[Digest], sources: Mapping[Digest, Source]) -> list
         source = sources[digest]
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         if len(data) != digest.size_bytes:
-            raise Unavailable(f"an output of {digest.size_bytes} bytes has {len(data)} when it is uploaded")
+            # Not for the store to mend, so not a StatusError.
+            raise OSError(errno.EIO, f"an output of {digest.size_bytes} bytes has {len(data)} when it is uploaded")
         blobs.append((digest, data))
     return blobs
 

@@ -62,6 +62,7 @@ def test_a_bad_configuration_is_named_with_file_and_place(tmp_path: Path) -> Non
         (["worker"], "--server"),
         (["worker", "--server", "ftp://x:1"], "expected grpc://HOST:PORT"),
         (["worker", "--server", "127.0.0.1:1", "--slots", "0"], "--slots"),
+        (["worker", "--server", "127.0.0.1:1", "--scheduler", "a:1,b"], "--scheduler"),
     ],
 )
 def test_a_wrong_option_is_explained_without_a_traceback(command: list[str], complaint: str) -> None:
@@ -107,6 +108,8 @@ def test_every_option_is_listed_with_its_value_and_meaning(tmp_path: Path) -> No
         '[[auth.certificates]]\nidentity = "a"\ncommon_name = "c"\nrights = ["execute"]\n'
         '[[auth.certificates]]\nidentity = "b"\ncommon_name = "d"\n'
         '[auth.jwt]\nissuer = "i"\naudience = ["x"]\njwks_file = "k"\n'
+        '[scheduler.fairness.user]\nmax_running = 9\n'
+        '[scheduler.fairness.tenants.red]\nweight = 3.0\n[scheduler.fairness.tenants."a b"]\nmax_queued = 5\n'
         '[server.tls]\ncertificate = "c"\nkey = "k"\nclient_ca = "a"\n'
     )
     assert parse(CliRunner().invoke(main, ["config", str(file)]).output) == load(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -87,3 +88,16 @@ async def test_a_worker_without_the_file_that_it_is_to_use_says_so(tmp_path: Pat
     assert process.returncode == 1
     assert absent in error.decode()
     assert "Traceback" not in error.decode()
+
+
+async def test_a_worker_attaches_to_whichever_of_its_schedulers_answers(tmp_path: Path) -> None:
+    config = parse(f'state_dir = "{tmp_path}/state"\nslots = 0\n[server]\nlisten = ["127.0.0.1:0"]')
+    with socket.socket() as taken:  # bound and not listening: nobody answers there
+        taken.bind(("127.0.0.1", 0))
+        absent = f"127.0.0.1:{taken.getsockname()[1]}"
+        async with asyncio.timeout(GUARD_SECONDS), running(config) as server:
+            here = f"grpc://{server.addresses[0]}"
+            where = "--server", here, "--scheduler", f"{absent},{here}", "--work-dir", str(tmp_path / "work")
+            async with worker(*where), aio.insecure_channel(f"unix:{server.socket}") as channel:
+                response = await executed(channel, re_pb2.Command(arguments=["/bin/echo", "directly"]))
+    assert response.result.stdout_raw == b"directly\n"

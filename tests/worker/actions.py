@@ -18,6 +18,7 @@ from protos.rexec.worker.v1 import worker_pb2
 from rexec.worker.action import ActionContext, LeasedAction
 from rexec.worker.blob_files import BlobFiles
 from rexec.worker.files import FileCache
+from rexec.worker.outage import Outage
 from rexec.worker.processes import Processes
 from rexec.worker.runner import Runner
 from rexec.worker.settings import WorkerSettings
@@ -160,4 +161,5 @@ async def make_context(work_dir: Path, store: MemoryStore, **changes: Any) -> Ac
         runner=Runner(processes, settings.kill_grace_seconds, workspace.note_session),
         slots=Slots(settings.slots),
         store_of=lambda _instance: store,
+        outage=Outage(0.0),
     )

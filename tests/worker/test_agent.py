@@ -240,6 +240,27 @@ async def test_the_same_lease_with_another_epoch_is_another_lease(rig: Rig) -> N
     assert (await stream.finished()).epoch == 2
 
 
+async def test_a_scheduler_that_does_not_answer_is_left(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = await rig.attached()
+    monkeypatch.setattr("rexec.worker.agent.WELCOME_SECONDS", 0.01)
+    first.cut()
+    silent = await rig.scheduler.stream()
+    await silent.until(lambda m: m.HasField("hello"))
+    await rig.attached()
+
+
+async def test_a_thousand_workers_come_back_spread_over_the_pause(
+    tmp_path: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = await make_context(tmp_path / "work", store)
+    agent = Agent(context, Scheduler().dial, "session")
+    shares = iter([0.0, 0.25, 1.0] * 10)
+    monkeypatch.setattr("rexec.worker.agent.random.random", lambda: next(shares))
+    pauses = [agent._backoff_seconds(refused=False) for _ in range(9)]
+    assert pauses == [0.0, 0.025, 0.2, 0.0, 0.2, 1.0, 0.0, 0.25, 1.0]
+    context.workspace.close()
+
+
 async def test_a_first_message_that_is_no_welcome_ends_the_stream(rig: Rig) -> None:
     stream = await rig.scheduler.stream()
     await stream.until(lambda m: m.HasField("hello"))
