@@ -65,6 +65,11 @@ def _section(path: str, known: tuple[Section, ...]) -> tuple[Section, list[str]]
             taken = position
             continue
         names.append(step)
+        above = next((section for section in known if section.named and section.path[:-1] == tuple(names)), None)
+        if above is not None:
+            continue  # what comes next is a name, for which the last part of its path stands
+        if step == "...":
+            names[-1] = "NAME"
         inner = next((section for section in known if section.path == tuple(names)), None)
         if inner is None:
             break

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from rexec.options import Section, sections
-from rexec.toml import toml_value
+from rexec.toml import toml_key, toml_value
 
 _WIDTH = 100
 
@@ -19,30 +19,36 @@ def listing(config: msgspec.Struct) -> str:
     values: dict[str, Any] = msgspec.to_builtins(config)
     lines: list[str] = []
     for section in sections(type(config)):
-        tables = _tables(values, section)
+        tables = list(_tables(values, section))
         if section.text:
             lines += ["", *_comment(section.text)]
         if not tables:
-            lines += _section(section, None)
-        for table in tables:
-            lines += _section(section, table)
+            lines += _section(section, section.heading, None)
+        for heading, table in tables:
+            lines += _section(section, heading, table)
     return "\n".join(lines).strip() + "\n"
 
 
-def _tables(values: dict[str, Any], section: Section) -> list[dict[str, Any]]:
-    """The tables of that section in `values`: none for one that is not there."""
+def _tables(values: dict[str, Any], section: Section) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The tables of that section in `values` with their headings: none for one that is not there."""
+    path = section.path[:-1] if section.named else section.path
     found: Any = values
-    for name in section.path:
+    for name in path:
         found = None if found is None else found[name]
-    if isinstance(found, dict):
-        return [found]
-    return list(found or [])
+    if section.named:
+        for name, table in (found or {}).items():
+            yield f"[{'.'.join([*path, toml_key(name)])}]", table
+    elif isinstance(found, dict):
+        yield section.heading, found
+    else:
+        for table in found or []:
+            yield section.heading, table
 
 
-def _section(section: Section, table: dict[str, Any] | None) -> Iterator[str]:
+def _section(section: Section, heading: str, table: dict[str, Any] | None) -> Iterator[str]:
     absent = "# " if table is None else ""
-    if section.heading:
-        yield f"{absent}{section.heading}"
+    if heading:
+        yield f"{absent}{heading}"
     for option in section.options:
         yield ""
         yield from _comment(option.text)

@@ -35,6 +35,8 @@ class Section:
     options: tuple[Option, ...]
     repeated: bool = False
     """Whether there may be several: [[path]]."""
+    named: bool = False
+    """Whether there may be several with names of their own, for which the last part of the path stands: [path.NAME]."""
 
     @property
     def heading(self) -> str:
@@ -50,10 +52,12 @@ class Section:
 
 def sections(root: type[msgspec.Struct]) -> tuple[Section, ...]:
     """Every section of a configuration of type `root`, each before those below it."""
-    return tuple(_sections(root, (), False))
+    return tuple(_sections(root, ()))
 
 
-def _sections(kind: type[msgspec.Struct], path: tuple[str, ...], repeated: bool) -> Iterator[Section]:
+def _sections(
+    kind: type[msgspec.Struct], path: tuple[str, ...], repeated: bool = False, named: bool = False
+) -> Iterator[Section]:
     fields = msgspec.structs.fields(kind)
     texts = _texts(kind)
     options = tuple(
@@ -61,11 +65,16 @@ def _sections(kind: type[msgspec.Struct], path: tuple[str, ...], repeated: bool)
         for field in fields
         if struct_in(field.type) is None
     )
-    yield Section(path, kind, options, repeated)
+    yield Section(path, kind, options, repeated, named)
     for field in fields:
         below = struct_in(field.type)
-        if below is not None:
-            yield from _sections(below, (*path, field.name), field.type is not below and tuple in _origins(field.type))
+        if below is None:
+            continue
+        origins = _origins(field.type) if field.type is not below else set()
+        if dict in origins:
+            yield from _sections(below, (*path, field.name, "NAME"), named=True)
+        else:
+            yield from _sections(below, (*path, field.name), repeated=tuple in origins)
 
 
 def struct_in(kind: Any) -> type[msgspec.Struct] | None:
