@@ -17,7 +17,7 @@ class Certificates:
             (
                 "x509_common_name" if table.common_name else "x509_subject_alternative_name",
                 (table.common_name or table.alternative_name).encode(),
-                identity_of(table.identity, table.rights, table.instances),
+                identity_of(table.identity, table.rights, table.instances, table.tenant),
             )
             for table in tables
         ]

@@ -8,8 +8,8 @@ from cas.context import Identity
 from rexec.auth.rights import EVERY_RIGHT, Right
 
 
-def identity_of(name: str, rights: Iterable[Right], instances: Iterable[str] | None) -> Identity:
-    """The identity with these rights in these instances; None: in every one."""
+def identity_of(name: str, rights: Iterable[Right], instances: Iterable[str] | None, tenant: str = "") -> Identity:
+    """The identity with these rights in these instances; None: in every one. Without a tenant, the instance counts."""
     held = frozenset(rights)
     if Right.FRONT in held:
         held = frozenset(EVERY_RIGHT)
@@ -21,6 +21,7 @@ def identity_of(name: str, rights: Iterable[Right], instances: Iterable[str] | N
         may_work=Right.WORK in held,
         may_front=Right.FRONT in held,
         instance_names=None if instances is None else frozenset(instances),
+        tenant=tenant,
     )
 
 

@@ -16,8 +16,8 @@ class TokenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """[auth.tokens]: bearer tokens that are listed in a file."""
 
     file: str = ""
-    """TOML: a table [[token]] for each, with `identity`, `sha256` (of the token, hex), `rights`, and `instances` (absent:
-    all). Read again when it changes. Empty: no such tokens."""
+    """TOML: a table [[token]] for each, with `identity`, `sha256` (of the token, hex), `rights`, `instances` (absent: all) and
+    `tenant` (absent: the instance). Read again when it changes. Empty: no such tokens."""
 
 
 class JwtSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -55,6 +55,10 @@ class JwtSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """The rights of a token without the rights claim."""
     instances: tuple[str, ...] | None = None
     """The instances of a token without the instances claim. Unset: all."""
+    tenant_claim: str = "rexec_tenant"
+    """The claim with the tenant, a text: the team whose share of the workers the actions take."""
+    tenant: str = ""
+    """The tenant of a token without the tenant claim. Empty: the instance that the actions use stands for it."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, or that would let anyone in, naming them."""
@@ -93,6 +97,8 @@ class CertificateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """What its owner may do."""
     instances: tuple[str, ...] | None = None
     """Unset: all."""
+    tenant: str = ""
+    """The team whose share of the workers his actions take. Empty: the instance that they use stands for it."""
 
     def __post_init__(self) -> None:
         """Refuse a table that names no certificate."""

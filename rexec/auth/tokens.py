@@ -30,6 +30,8 @@ class TokenEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     rights: tuple[Right, ...]
     instances: tuple[str, ...] | None = None
     """Absent: all."""
+    tenant: str = ""
+    """The team whose share of the workers its actions take. Absent: the instance that they use stands for it."""
 
     def __post_init__(self) -> None:
         """Refuse what is no hash. The text does not repeat it: it may be the token, put there by mistake."""
@@ -87,7 +89,7 @@ def parse(data: bytes) -> _Known:
         blinded = _blinded(sha256)
         if blinded in known:
             raise ValueError(f"{known[blinded][1].name!r} and {entry.identity!r} have the same token")
-        known[blinded] = sha256, identity_of(entry.identity, entry.rights, entry.instances)
+        known[blinded] = sha256, identity_of(entry.identity, entry.rights, entry.instances, entry.tenant)
     return known
 
 

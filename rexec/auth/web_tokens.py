@@ -110,7 +110,10 @@ def identity_in(claims: Mapping[str, Any], settings: JwtSettings) -> Identity:
     given = _texts(claims, settings.rights_claim)
     rights = settings.rights if given is None else [Right(text) for text in given if text in Right.__members__.values()]
     instances = _texts(claims, settings.instances_claim)
-    return identity_of(name[:200], rights, settings.instances if instances is None else instances)
+    tenant = claims.get(settings.tenant_claim, settings.tenant)
+    if not isinstance(tenant, str):
+        raise Refused(f"JWT claim {settings.tenant_claim!r} is no text")
+    return identity_of(name[:200], rights, settings.instances if instances is None else instances, tenant[:200])
 
 
 def _texts(claims: Mapping[str, Any], name: str) -> list[str] | None:

@@ -5,7 +5,7 @@ All that is refused here is refused before an operation exists, as the status of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -18,9 +18,10 @@ from cas.instances import Instance
 from cas.store import SMALL_BLOB_BYTES, BlobStore
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from rexec.scheduler.clock import Clock
-from rexec.scheduler.command import check_command, outputs_of, requirement_of, timeout_of
+from rexec.scheduler.command import check_command, outputs_of, platform_of, timeout_of
 from rexec.scheduler.inputs import InputRoots
 from rexec.scheduler.likeness import class_of, key_of
+from rexec.scheduler.owner import owner_of
 from rexec.scheduler.scheduler import Inlining, Run
 from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.task import Candidate
@@ -73,7 +74,7 @@ class Admission:
         command = await _read(instance.store, command_digest, re_pb2.Command)
         run = Run(action, command, context.request_metadata, self._clock.wall())
         check_command(command)
-        requirement = requirement_of(instance.name, action, command, settings.ignored_properties)
+        requirement, demand = platform_of(instance.name, action, command, settings.ignored_properties)
         action_class = class_of(requirement, command, run.request_metadata)
         candidate = Candidate(
             instance_name=instance.name,
@@ -82,6 +83,8 @@ class Admission:
             priority=request.execution_policy.priority,
             do_not_cache=action.do_not_cache,
             timeout_seconds=timeout_of(action, settings.default_timeout_seconds, settings.max_timeout_seconds),
+            owner=owner_of(instance.name, context.identity, run.request_metadata),
+            demand=demand,
             action_class=action_class,
             action_key=key_of(action_class, command, run.request_metadata),
             payload=run,
@@ -92,13 +95,19 @@ class Admission:
         may_read_cache = not (request.skip_cache_lookup or action.do_not_cache)
         return Admitted(instance, candidate, run, inlining, may_read_cache)
 
-    async def check_inputs(self, admitted: Admitted) -> None:
-        """Raises InputsMissing for anything below the input root, MalformedRequest for a working directory outside it."""
+    async def check_inputs(self, admitted: Admitted) -> Candidate:
+        """The candidate with the names of its largest inputs.
+
+        Raises InputsMissing for anything below the input root, MalformedRequest for a working directory outside it.
+        """
         function = admitted.candidate.action_digest.function
         root = Digest.from_proto(admitted.run.action.input_root_digest, function)
         store = admitted.instance.store
         await self._inputs.require(admitted.instance.name, store, root)
         await self._inputs.require_directory(store, root, check_command(admitted.run.command))
+        if not self._settings.affinity.enabled:
+            return admitted.candidate
+        return replace(admitted.candidate, affinity=self._inputs.largest(admitted.instance.name, root))
 
 
 async def _read(store: BlobStore, digest: Digest, kind: type[AnyMessage]) -> AnyMessage:

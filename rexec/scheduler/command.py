@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from cas.errors import MalformedRequest
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+from rexec.scheduler.packing import COUNTED, demand_of
 from rexec.scheduler.platform import Requirement
+from rexec.scheduler.task import Demand
 
 MAX_PATH_BYTES = 4096
 """PATH_MAX of Linux."""
@@ -17,6 +19,9 @@ MAX_PROPERTIES = 256
 """Real clients send fewer than ten."""
 MAX_PROPERTY_CHARACTERS = 4096
 """A name and a value together; a container image with its digest has about 150."""
+
+ORDINARY = Demand()
+"""What an action uses up that says nothing."""
 
 
 def check_command(command: re_pb2.Command) -> tuple[str, ...]:
@@ -59,20 +64,31 @@ def _inside(what: str, below: str, path: str) -> str:
     return "" if normal == "." else normal
 
 
-def requirement_of(
+def platform_of(
     instance_name: str, action: re_pb2.Action, command: re_pb2.Command, ignored: Iterable[str] = ()
-) -> Requirement:
-    """The platform that the action asks for: Action.platform if it names any property, else Command.platform."""
+) -> tuple[Requirement, Demand]:
+    """The platform that the action asks for: Action.platform if it names any property, else Command.platform.
+
+    The properties cpu, memory and slots are figures: what the action uses up of its worker, whatever the worker offers under
+    these names (rexec/scheduler/packing.py). Raises MalformedRequest for properties that make no sense.
+    """
     properties = action.platform.properties or command.platform.properties
     if len(properties) > MAX_PROPERTIES:
         raise MalformedRequest(f"{len(properties)} platform properties, expected at most {MAX_PROPERTIES}")
-    for property_ in properties:
-        if not property_.name or len(property_.name) + len(property_.value) > MAX_PROPERTY_CHARACTERS:
-            raise MalformedRequest(f"platform property {property_.name[:200]!r} has no name or is too long")
     unimportant = frozenset(ignored)
-    return Requirement(
-        instance_name, frozenset((p.name, p.value) for p in properties if p.name not in unimportant)
-    )  # fmt: skip
+    figures: dict[str, str] = {}
+    pairs: list[tuple[str, str]] = []
+    for property_ in properties:
+        name, value = property_.name, property_.value
+        if not name or len(name) + len(value) > MAX_PROPERTY_CHARACTERS:
+            raise MalformedRequest(f"platform property {name[:200]!r} has no name or is too long")
+        if name in unimportant:
+            continue
+        if name not in COUNTED:
+            pairs.append((name, value))
+        elif figures.setdefault(name, value) != value:
+            raise MalformedRequest(f"platform property {name} is both {figures[name][:100]!r} and {value[:100]!r}")
+    return Requirement(instance_name, frozenset(pairs)), demand_of(figures) if figures else ORDINARY
 
 
 def timeout_of(action: re_pb2.Action, default_seconds: float, max_seconds: float) -> float:

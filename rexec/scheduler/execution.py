@@ -91,14 +91,14 @@ class ExecutionService:
     async def _submitted(self, admitted: Admitted) -> str:
         """The name of an operation that runs the action, or that has failed already because much of it is missing."""
         try:
-            await self._admission.check_inputs(admitted)
+            candidate = await self._admission.check_inputs(admitted)
         except InputsMissing as missing:
             status = missing.to_proto()
             if status.ByteSize() <= MAX_TRAILER_BYTES:
                 raise
             response = re_pb2.ExecuteResponse(status=status, message=str(missing))
             return await self._scheduler.record(admitted.candidate, admitted.inlining, response)
-        return await self._scheduler.submit(admitted.candidate, admitted.inlining)
+        return await self._scheduler.submit(candidate, admitted.inlining)
 
     async def _stream(self, name: str) -> AsyncGenerator[operations_pb2.Operation, None]:
         states = self._scheduler.watch(name, self._settings.keepalive_seconds)

@@ -31,6 +31,13 @@ MAX_NAMED = 20_000
 """How many missing blobs one error names, so that it fits a message of 4 MiB. A client that uploads them all and tries
 again is told of the rest."""
 
+MAX_PARTS = 8
+MAX_PARTS_OPENED = 4
+MAX_PART_ENTRIES = 200
+"""A directory with more names in it is taken as a whole."""
+PART_NAME_CHARACTERS = 16
+"""Of the hash: two different parts with one name cost a cache miss."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Whole:
@@ -121,6 +128,29 @@ class InputRoots:
                     f"working_directory {'/'.join(path)[:200]!r} is not a directory of the input root"
                 )
             digest = child
+
+    def largest(self, instance_name: str, root: Digest) -> tuple[str, ...]:
+        """Names of large parts of a root that has passed `require`: actions that share such a name share much input.
+
+        Beginning with the root, the largest directory is replaced by those inside it, some times over: what actions share is
+        rarely the whole. Looks at nothing but what is remembered.
+        """
+        parts: list[tuple[int, Digest]] = [(0, root)]
+        for _ in range(MAX_PARTS_OPENED):
+            parts.sort(key=lambda part: -part[0])
+            for place, (_size, digest) in enumerate(parts):
+                directory = self._directories.get(digest)
+                if directory is not None and directory.child_digests and directory.entries <= MAX_PART_ENTRIES:
+                    break
+            else:
+                break
+            del parts[place]
+            for child in directory.child_digests:
+                whole = self._whole.get((instance_name, child))
+                if whole is not None and whole.entries:
+                    parts.append((whole.entries, child))
+        parts.sort(key=lambda part: -part[0])
+        return tuple([digest.hash[:PART_NAME_CHARACTERS] for size, digest in parts[:MAX_PARTS] if size])
 
     def forget(self, instance_name: str) -> None:
         """Believe nothing of an instance any more: something that was there is gone."""

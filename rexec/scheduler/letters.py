@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import cast
 
 from protos.rexec.worker.v1 import worker_pb2
+from rexec.scheduler.command import ORDINARY
 from rexec.scheduler.scheduler import Run
 from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.task import Candidate, HeldLease
@@ -39,6 +40,11 @@ def lease(task_id: str, lease_id: str, epoch: int, candidate: Candidate) -> work
         command=run.command,
         request_metadata=run.request_metadata,
     )
+    demand = candidate.demand
+    if demand != ORDINARY:
+        message.demand.slots = demand.slots
+        message.demand.cpu_millis = demand.cpu_millis
+        message.demand.memory_bytes = demand.memory_bytes
     message.timeout.FromNanoseconds(round(candidate.timeout_seconds * 1e9))
     message.queued_timestamp.FromNanoseconds(round(run.queued_at * 1e9))
     return worker_pb2.ToWorker(lease=message)

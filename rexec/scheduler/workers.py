@@ -18,7 +18,9 @@ from protos.rexec.worker.v1 import worker_pb2
 from rexec.scheduler import events as e
 from rexec.scheduler.broker import Broker
 from rexec.scheduler.clock import Timer
+from rexec.scheduler.need import MAX_MEMORY_BYTES
 from rexec.scheduler.outbox import Outbox
+from rexec.scheduler.packing import MAX_CPU_MILLIS
 from rexec.scheduler.permission import allowed_offer
 from rexec.scheduler.platform import Offer
 from rexec.scheduler.task import HeldLease
@@ -32,7 +34,9 @@ MAX_HELD = 100_000
 """Leases that a worker may claim to hold."""
 
 _Progress = worker_pb2.Progress
-_RUN = frozenset({_Progress.RUNNING, _Progress.COLLECTING, _Progress.UPLOADING})
+_HAS_RUN = frozenset({_Progress.COLLECTING, _Progress.UPLOADING})
+"""Phases in which the command has run."""
+_RUN = _HAS_RUN | {_Progress.RUNNING}
 """Phases in which the command runs or has run."""
 
 MAX_PARTIAL_METADATA_BYTES = 64 << 10
@@ -114,8 +118,10 @@ class WorkersService:
                     raise MalformedRequest(
                         f"progress with {detail.ByteSize()} bytes of metadata, expected at most {MAX_PARTIAL_METADATA_BYTES}"
                     )
-                running = progress.phase in _RUN
-                self._broker.hear(e.Progress(worker_id, progress.lease_id, progress.epoch, running, detail))
+                running, delivering = progress.phase in _RUN, progress.phase in _HAS_RUN
+                self._broker.hear(
+                    e.Progress(worker_id, progress.lease_id, progress.epoch, running, detail, delivering)
+                )  # fmt: skip
             case "finished":
                 self._broker.report(worker_id, message.finished)
             case "log":
@@ -175,6 +181,21 @@ def _attached(message: worker_pb2.FromWorker, max_slots: int, identity: Identity
             raise MalformedRequest(f"property {offered.name[:50]!r} has no name or is too long")
     if len(hello.held) > MAX_HELD:
         raise MalformedRequest(f"{len(hello.held)} held leases, expected at most {MAX_HELD}")
-    offer = Offer(frozenset((p.name, p.value) for p in hello.properties), frozenset(hello.instance_names))
+    if len(hello.resources) > MAX_PROPERTIES:
+        raise MalformedRequest(f"{len(hello.resources)} resources, expected at most {MAX_PROPERTIES}")
+    offer = Offer(
+        frozenset((p.name, p.value) for p in hello.properties),
+        frozenset(hello.instance_names),
+        _resource(hello, "cpu", MAX_CPU_MILLIS),
+        _resource(hello, "memory", MAX_MEMORY_BYTES),
+    )
     held = tuple(HeldLease(lease.lease_id, lease.epoch) for lease in hello.held)
     return e.WorkerAttached(hello.session_id, hello.worker_name, hello.slots, allowed_offer(offer, identity), held)
+
+
+def _resource(hello: worker_pb2.Hello, name: str, most: int) -> int:
+    """What the worker has of it; 0 if it does not say. Others than those we count are left alone."""
+    amount = hello.resources.get(name, 0)
+    if not 0 <= amount <= most:
+        raise MalformedRequest(f"resource {name} is {amount}, expected 0 to {most}")
+    return amount

@@ -88,6 +88,19 @@ async def test_the_instances_are_those_of_the_claim(
     assert identity.instance_names == names
 
 
+@pytest.mark.parametrize(
+    ("claims", "default", "tenant"),
+    [({}, "", ""), ({}, "blue", "blue"), ({"rexec_tenant": "red"}, "blue", "red"), ({"rexec_tenant": ""}, "blue", "")],
+)
+async def test_the_tenant_is_that_of_the_claim(claims: dict[str, Any], default: str, tenant: str) -> None:
+    assert (await tokens(tenant=default).identity(EC.token(**claims))).tenant == tenant
+
+
+async def test_a_tenant_that_is_no_text_is_refused() -> None:
+    with pytest.raises(Refused):
+        await tokens().identity(EC.token(rexec_tenant=["red"]))
+
+
 async def test_names_of_claims_and_what_stands_in_for_them_can_be_set() -> None:
     chosen = {"name_claim": "email", "rights_claim": "scope", "instances_claim": "teams", "rights": ("read",)}
     identity = await tokens(**chosen).identity(EC.token(email="a@b", scope="execute", teams="x"))

@@ -29,6 +29,11 @@ def test_a_token_gives_its_identity_rights_and_instances() -> None:
     assert bob.instance_names == frozenset({"main", ""})
 
 
+def test_a_token_may_belong_to_a_tenant() -> None:
+    known = parse((entry("one") + entry("two", "bob", more='tenant = "red"')).encode())
+    assert [getattr(identity_in(known, token), "tenant", None) for token in ("one", "two")] == ["", "red"]
+
+
 @pytest.mark.parametrize(
     "token", ["", "ONE", "one ", "on", "one\x00", "\x00", "x" * (1 << 20), hashlib.sha256(b"one").hexdigest()]
 )
