@@ -16,6 +16,7 @@ from rexec.command_line import CONFIG, configured, run
 from rexec.config import Config
 from rexec.exposure import warnings
 from rexec.role_commands import access_of, frontend, named, scheduler
+from rexec.status_commands import ps, top, workers
 
 # Read by gRPC when it is imported: its notices on standard error mean nothing to users, and its fork handlers, which
 # nothing here needs, would write one for every process started.
@@ -42,6 +43,9 @@ def main() -> None:
 
 main.add_command(scheduler)
 main.add_command(frontend)
+main.add_command(ps)
+main.add_command(top)
+main.add_command(workers)
 
 
 @main.command()

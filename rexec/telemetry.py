@@ -219,7 +219,6 @@ def _tenant_metrics(state: Snapshot) -> Iterator[Metric]:
         for ending, count in load.ended.items():
             ended.add_metric((tenant, ending), count)
         used.add_metric((tenant,), load.slot_seconds)
-        cost.add_metric((tenant,), load.cost)
-    yield from (operations, ended, used)
-    if state.has_prices:
-        yield cost
+        if state.has_prices:
+            cost.add_metric((tenant,), load.cost)
+    yield from (operations, ended, used, cost)

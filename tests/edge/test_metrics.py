@@ -21,6 +21,7 @@ from cas.digest import Digest
 from cas.remote import RemoteStore
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from rexec.config import parse
+from rexec.scheduler.category import Category
 from rexec.scheduler.stages import STAGES
 from rexec.server import running
 from tests.edge.test_http_port import get
@@ -176,6 +177,23 @@ def test_the_documentation_lists_what_is_shown_and_nothing_else(scrapes: Scrapes
         assert table[name].labels == labels, name
 
 
+def test_every_kind_of_reason_is_shown_and_explained(scrapes: Scrapes) -> None:
+    text = (DEPLOY / "metrics.md").read_text()
+    explained = re.findall(r"^\| (\w+) \|.*\|.*\|$", text.split("| reason |")[1].split("## Worker")[0], re.MULTILINE)
+    assert explained == [category.value for category in Category]
+    for category in Category:
+        assert scrapes.server.value("rexec_waiting_reasons", reason=category.value) == 0
+
+
+def test_what_a_tenant_has_had_is_counted(scrapes: Scrapes) -> None:
+    tenant = {sample.labels["tenant"] for sample in scrapes.server.families["rexec_tenant_operations"].samples}
+    assert len(tenant) == 1
+    for ending, count in (("succeeded", 1), ("cached", 1), ("failed", 0), ("cancelled", 0)):
+        assert scrapes.server.value("rexec_tenant_operations_ended_total", ending=ending) == count
+    assert scrapes.server.value("rexec_tenant_slot_seconds_total") > 0
+    assert scrapes.server.value("rexec_tenant_operations", stage="queued") == 0
+
+
 def queries() -> Iterator[tuple[str, str, str]]:
     """Panel, expression and legend of every query of the dashboard."""
     for panel in DASHBOARD["panels"]:
@@ -216,7 +234,7 @@ def test_the_dashboard_leaves_no_metric_out(scrapes: Scrapes) -> None:
 def test_the_dashboard_has_its_rows_and_panels_do_not_overlap() -> None:
     panels = DASHBOARD["panels"]
     assert [panel["title"] for panel in panels if panel["type"] == "row"] == [
-        "Queue", "Workers", "Latencies", "Cache", "RPCs"
+        "Queue", "Workers", "Latencies", "Cache", "RPCs", "Tenants", "Scheduler"
     ]  # fmt: skip
     assert len({panel["id"] for panel in panels}) == len(panels)
     taken: set[tuple[int, int]] = set()
