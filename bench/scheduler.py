@@ -1,6 +1,6 @@
 """What an action costs the server, and how soon a worker has it: no-op actions through the whole of `rexec serve`.
 
-    python -m bench.scheduler [--actions N] [--workers N]
+    python -m bench.scheduler [--actions N] [--workers N] [--buildgrid DIR]
 
 Three processes on one machine talk gRPC: the server without workers of its own, a process of simulated workers that answer
 every lease at once, and this one, which executes actions that are in the store already and in no action cache. So what is
@@ -9,6 +9,12 @@ measured is Execute, lease, result and completion. Both clients' clocks are the 
 The rows: clients in a closed loop, 1 to 1,000 of them; actions asked for at a fixed rate; N actions that are all queued
 before 1,000 workers take them (their latency is time in the queue, and not shown). CPU is that of the server's process,
 user and system. The three processes share the machine's cores, so rates are lower bounds.
+
+With --buildgrid the same client asks the same of BuildGrid with PostgreSQL (see buildgrid.py) and as many simulated bots, which
+speak its own protocol; the CPU is that of its process and of the database's. It is asked for fewer actions, for the time that
+they take. Its row of 1,000 clients is missing, because each of them would hold one of its threads, and so is that of the fixed
+rate, which it does not reach. Comparable are rates, CPU and completion. Its lease comes in the answer to a call that the bot
+repeats, as ours does over an open stream.
 
 The exit code is 1 when a goal is missed.
 """
@@ -26,6 +32,7 @@ from pathlib import Path
 
 import uvloop
 
+from bench.buildgrid import Bots, BuildGrid, expect_installed, running_buildgrid, simulated_bots
 from bench.load import Load, Timing
 from bench.simulated_workers import SimulatedWorkers, simulated_workers
 from integration.process import cpu_seconds
@@ -35,6 +42,8 @@ CPU_MS_GOAL = 1.5
 P50_MS_GOAL = 5.0
 P99_MS_GOAL = 25.0
 IDLE_PERCENT_GOAL = 5.0
+RATIO_GOAL = 20.0
+"""So many times the rate of BuildGrid."""
 RATE = 200.0
 """Actions each second at which the dispatch goals hold."""
 
@@ -42,6 +51,9 @@ CONCURRENCIES = (1, 10, 100, 1_000)
 FEW_WORKERS = 10
 SLOTS = 100
 """Of each of the few workers: as many together as the most clients at once."""
+BUILDGRID_PLAN = {1: 20, 10: 150, 100: 400}
+"""Actions asked of BuildGrid, by how many at once."""
+BUILDGRID_SLOTS = 10
 WARM_UP_ACTIONS = 300
 PACED_SECONDS = 8.0
 IDLE_SECONDS = 10.0
@@ -66,15 +78,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A figure and what it may be at most."""
+    """A figure and what it may be at most, or has to be at least."""
 
     name: str
     limit: float
     figure: float
+    at_least: bool = False
+    """Whether the limit is what it has to reach."""
 
     @property
     def met(self) -> bool:
-        return self.figure <= self.limit
+        return self.figure >= self.limit if self.at_least else self.figure <= self.limit
 
 
 def percentiles(seconds: Sequence[float]) -> tuple[float, float]:
@@ -136,6 +150,35 @@ async def with_many_workers(server: Server, workers: SimulatedWorkers, actions: 
     return Row(f"{actions:,} queued, {count:,} workers", len(timings), seconds, 1e3 * cpu / len(timings))
 
 
+async def of_buildgrid(buildgrid: BuildGrid, bots: Bots) -> list[Row]:
+    """Closed loops, as `with_few_workers` has them."""
+    rows = []
+    async with Load(buildgrid.address, 20 + sum(BUILDGRID_PLAN.values())) as load:
+        await load.at_concurrency(5, 20)
+        for concurrency, count in BUILDGRID_PLAN.items():
+            bots.take()
+            before = sum(buildgrid.cpu_seconds())
+            async with asyncio.timeout(LIMIT_SECONDS):
+                timings = await load.at_concurrency(concurrency, count)
+            cpu = sum(buildgrid.cpu_seconds()) - before
+            rows.append(row(f"BuildGrid, {concurrency:,} at once", timings, bots.take(), cpu))
+    return rows
+
+
+def compared(rows: Sequence[Row], theirs: Sequence[Row]) -> list[Goal]:
+    """Rates and CPU held against those of BuildGrid with as many clients at once."""
+    found = []
+    for one in theirs:
+        name = one.name.removeprefix("BuildGrid, ")
+        ours = next(row for row in rows if row.name == name)
+        ratio = (ours.actions / ours.seconds) / (one.actions / one.seconds)
+        found.append(Goal(f"times the rate of BuildGrid, {name}", RATIO_GOAL, ratio, at_least=True))
+        print(
+            f"{name}: {ratio:.0f} times the rate of BuildGrid at {100 * ours.cpu_ms / one.cpu_ms:.1f} % of its CPU an action"
+        )
+    return found
+
+
 def idle_percent(server: Server) -> float:
     """CPU of the server while nothing happens but heartbeats, in percent of one core."""
     time.sleep(1)
@@ -194,15 +237,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.scheduler", description="no-op actions through the whole server")
     parser.add_argument("--actions", type=int, default=10_000, help="queued at once; a row has a third (default 10000)")
     parser.add_argument("--workers", type=int, default=1_000, help="attached at once (default 1000)")
+    parser.add_argument("--buildgrid", type=Path, metavar="DIR", help="an installation of BuildGrid to compare with")
     arguments = parser.parse_args()
+    theirs: list[Row] = []
+    if arguments.buildgrid is not None:
+        try:
+            expect_installed(arguments.buildgrid)
+        except AssertionError as error:
+            parser.error(str(error))
+        with (
+            running_buildgrid(arguments.buildgrid) as buildgrid,
+            simulated_bots(buildgrid, FEW_WORKERS, BUILDGRID_SLOTS) as bots,
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            theirs = runner.run(of_buildgrid(buildgrid, bots))
     if arguments.actions < 100 or arguments.workers < 1:
         parser.error("expected at least 100 actions and 1 worker")
     with tempfile.TemporaryDirectory(prefix="rexec-bench-") as folder:
         rows, idle = run(arguments.actions, arguments.workers, Path(folder))
-    print(table(rows))
-    reached = goals(rows, idle)
+    print(table([*rows, *theirs]))
+    reached = [*goals(rows, idle), *compared(rows, theirs)]
     for goal in reached:
-        print(f"{'met   ' if goal.met else 'MISSED'}  {goal.name}: {goal.figure:.2f}, at most {goal.limit:g}")
+        bound = "at least" if goal.at_least else "at most"
+        print(f"{'met   ' if goal.met else 'MISSED'}  {goal.name}: {goal.figure:.2f}, {bound} {goal.limit:g}")
     return 0 if all(goal.met for goal in reached) else 1
 
 

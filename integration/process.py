@@ -26,8 +26,10 @@ class Process:
         *,
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        user: str | None = None,
     ) -> None:
-        """Start the program. The log is appended to, so a restarted program keeps the story so far."""
+        """Start the program, as `user` if root starts it for another. The log is appended to, so a restarted program keeps
+        the story so far."""
         self.command = tuple(command)
         self.log = log
         with log.open("ab") as output:
@@ -39,6 +41,7 @@ class Process:
                 cwd=cwd,
                 env=None if environment is None else dict(environment),
                 start_new_session=True,
+                user=user,
             )
         self.pid = self._popen.pid
 
