@@ -10,6 +10,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from cas.connection_settings import ConnectionSettings
+
 SYNC_SECONDS: Final = 30.0
 DEFAULT_MAX_BYTES: Final = 20 << 30
 
@@ -49,8 +51,15 @@ def default_max_bytes(free_bytes: int, held_bytes: int) -> int:
 class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The [store] section: where blobs and action results are kept, and how many."""
 
-    kind: Literal["disk", "memory"] = "disk"
-    """"memory" forgets everything when the server stops."""
+    kind: Literal["disk", "memory", "remote"] = "disk"
+    """"memory" forgets everything when the server stops; "remote" keeps everything at another REAPI server. `rexec frontend`
+    keeps nothing itself: unless this is "remote" with an address, it uses the scheduler's store."""
+
+    address: str = ""
+    """grpc://HOST:PORT, or grpcs:// with TLS, of the server that a "remote" store is. It has to know the same instance names."""
+
+    connection: ConnectionSettings | None = None
+    """How this program shows that server who it is. Unset: as [connection] says."""
 
     directory: str = ""
     """Holds cas/ and action-cache.sqlite3 of a disk store; a leading ~ is the user's home. One server at a time uses it.
@@ -74,6 +83,8 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Bound of all action results together; most have 1 to 10 kB."""
 
     def __post_init__(self) -> None:
+        if self.address and self.kind != "remote":
+            raise ValueError(f'address is {self.address!r}, which only a store of kind "remote" has')
         if self.max_bytes is not None and self.max_bytes < 1:
             raise ValueError(f"max_bytes is {self.max_bytes}; expected at least 1")
         if self.max_blob_bytes < 0:

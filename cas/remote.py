@@ -54,7 +54,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 
 
@@ -231,18 +231,23 @@ class RemoteStore:
             raise Unavailable(f"no connection to the server for {self._retry_seconds:g} s") from error
 
     async def _retried(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + self._retry_seconds
-        delay = 0.1
-        while True:
-            try:
-                return await attempt()
-            except (aio.AioRpcError, Unavailable) as error:
-                failure = _converted(error) if isinstance(error, aio.AioRpcError) else error
-                if failure.code is not Code.UNAVAILABLE or loop.time() + delay > give_up:
-                    raise failure from error
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 2.0)
+        return await retried(attempt, self._retry_seconds)
+
+
+async def retried(attempt: Callable[[], Awaitable[_T]], retry_seconds: float) -> _T:
+    """What `attempt` returns. While it fails with UNAVAILABLE it is made again for `retry_seconds`. Raises StatusError."""
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + retry_seconds
+    delay = 0.05
+    while True:
+        try:
+            return await attempt()
+        except (aio.AioRpcError, Unavailable) as error:
+            failure = _converted(error) if isinstance(error, aio.AioRpcError) else error
+            if failure.code is not Code.UNAVAILABLE or loop.time() + delay > give_up:
+                raise failure from error
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, 2.0)
 
 
 def _grouped(digests: Sequence[Digest], max_bytes: int | None) -> Iterable[list[Digest]]:

@@ -44,7 +44,8 @@ def directory_of(settings: StoreSettings) -> Path:
 
 @asynccontextmanager
 async def open_stores(settings: StoreSettings) -> AsyncIterator[Stores]:
-    """The stores of `settings`, closed at the end. Raises DirectoryUnusable if they cannot be opened."""
+    """The stores of `settings`, closed at the end; not those of another server. Raises DirectoryUnusable if they cannot be
+    opened."""
     if settings.kind == "memory":
         memory = MemoryStore(settings.max_bytes or MEMORY_DEFAULT_MAX_BYTES)
         _tell_if_small(memory.max_bytes)

@@ -60,8 +60,16 @@ def reachable(address: str, hostname: str) -> str:
 
 def worker_flags(where: str, access: Access) -> str:
     """The command line of a worker for the server there."""
-    command = f"rexec worker --server {access.grpc}://{where}"
-    command += " --tls-ca CA.pem" if access.tls else ""
+    return f"rexec worker --server {access.grpc}://{where}{_connection_flags(access)}"
+
+
+def frontend_flags(where: str, access: Access) -> str:
+    """The command line of a frontend for the scheduler there."""
+    return f"rexec frontend --scheduler {access.grpc}://{where}{_connection_flags(access)}"
+
+
+def _connection_flags(access: Access) -> str:
+    command = " --tls-ca CA.pem" if access.tls else ""
     command += " --tls-certificate CLIENT.pem --tls-key CLIENT.key" if access.certificate else ""
     return command + (" --token-file TOKEN-FILE" if access.token else "")
 

@@ -16,10 +16,11 @@ import msgspec
 
 from cas.assets_config import AssetSettings
 from cas.config import StoreSettings, parse_bytes
-from rexec.address import host_and_port
+from cas.connection_settings import ConnectionSettings
+from rexec.address import channel_target, host_and_port
 from rexec.auth.settings import AuthSettings
 from rexec.complaint import complaint
-from rexec.connection_settings import ConnectionSettings
+from rexec.frontend_settings import FrontendSettings
 from rexec.scheduler.settings import SchedulerSettings
 from rexec.tls_settings import TlsSettings
 from rexec.worker.settings import MAX_SLOTS, WorkerSettings
@@ -79,6 +80,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     store: StoreSettings = StoreSettings()
     assets: AssetSettings = AssetSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
+    frontend: FrontendSettings = FrontendSettings()
     worker: WorkerSettings = msgspec.field(default_factory=WorkerSettings)
 
     def __post_init__(self) -> None:
@@ -89,6 +91,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ValueError(
                 f"slots is {self.local_slots}, expected at most scheduler.max_slots, {self.scheduler.max_slots}"
             )
+        for server in (*self.frontend.schedulers, *([self.store.address] if self.store.address else [])):
+            channel_target(server)
         if self.auth.certificates and not self.server.tls.client_ca:
             raise ValueError("auth.certificates is set, expected server.tls.client_ca as well")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import grpc
 from grpc import aio
 
+from cas.connection_settings import ConnectionSettings
 from cas.remote import CHANNEL_OPTIONS
 from rexec.address import channel_target, is_secure
 from rexec.auth.watched_file import WatchedFile
-from rexec.connection_settings import ConnectionSettings
 
 
 class CannotConnect(Exception):

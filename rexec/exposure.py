@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rexec.address import host_and_port, is_loopback
 from rexec.auth.rights import Right
 from rexec.config import Config
 
+FRONTEND_POWERS = {Right.EXECUTE: "run commands here", Right.WORK: "attach workers"}
+"""What can be done at the port of a server for clients."""
 
-def warnings(config: Config, addresses: Sequence[str]) -> list[str]:
+SCHEDULER_POWERS = {Right.FRONT: "run commands on the workers", Right.WORK: "attach workers"}
+"""What can be done at the port of a scheduler for frontends and workers."""
+
+
+def warnings(
+    config: Config, addresses: Sequence[str], powers: Mapping[Right, str] = FRONTEND_POWERS
+) -> list[str]:  # fmt: skip
     """One line for each risk that other machines are; none for a server that only this machine reaches."""
     if all(is_loopback(host_and_port(address)[0]) for address in addresses):
         return []
     tls, auth = config.server.tls, config.auth
     found = []
-    powers = {Right.EXECUTE: "run commands here", Right.WORK: "attach workers"}
     can = [words for right, words in powers.items() if right in auth.anonymous_rights]
     if can and not tls.client_ca:
         found.append(f"other machines reach this port, and whoever does may {' and '.join(can)}: see [auth]")

@@ -14,6 +14,7 @@ import grpc
 from google.longrunning import operations_pb2, operations_proto_pb2
 from google.protobuf.message import DecodeError
 
+from cas.connection_settings import ConnectionSettings
 from cas.digest import Digest, function_for, parse_digest
 from cas.errors import StatusError
 from cas.remote import RemoteStore
@@ -21,7 +22,6 @@ from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb
 from protos.google.bytestream import bytestream_pb2
 from protos.methods import Method, methods_of
 from rexec.connection import CannotConnect, headers, open_channel
-from rexec.connection_settings import ConnectionSettings
 
 if TYPE_CHECKING:
     from grpc import aio

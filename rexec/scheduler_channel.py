@@ -17,11 +17,11 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 from grpc import aio
 
+from cas.connection_settings import ConnectionSettings
 from cas.errors import MalformedRequest, StatusError, from_status
 from protos.methods import Method, methods_of
 from protos.rexec.scheduler.v1 import frontends_pb2
 from rexec.connection import headers, open_channel
-from rexec.connection_settings import ConnectionSettings
 from rexec.scheduler.scheduler_link import Dial, LinkBroken, SchedulerLink
 from rexec.scheduler.wire import read_error
 

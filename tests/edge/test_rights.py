@@ -21,6 +21,7 @@ from cas.remote import RemoteStore
 from protos.build.bazel.remote.asset.v1 import remote_asset_pb2
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.google.bytestream import bytestream_pb2
+from protos.rexec.scheduler.v1 import frontends_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.config import Config, parse
 from rexec.server import Running, running
@@ -35,9 +36,12 @@ RIGHTS = {
     "builder": ["execute"],
     "writer": ["update_action_cache"],
     "worker": ["work"],
+    "frontend": ["front"],
     "idle": [],
 }
-EVERYTHING = ["read", "execute", "update_action_cache", "work"]
+EVERYTHING = ["read", "execute", "update_action_cache", "work", "front"]
+INCLUDED = {"front": set(EVERYTHING), **{right: {right, "read"} for right in EVERYTHING[:-1]}}
+"""What else a right gives."""
 
 NEEDED: dict[str, tuple[str, Message | bytes]] = {
     "Capabilities.GetCapabilities": ("read", b""),
@@ -66,6 +70,9 @@ NEEDED: dict[str, tuple[str, Message | bytes]] = {
     "Status.FindOperations": ("execute", b""),
     "Status.FindWorkers": ("execute", b""),
     "Workers.Attach": ("work", worker_pb2.FromWorker()),
+    "Frontends.Connect": ("front", frontends_pb2.FromFrontend()),
+    "Frontends.ReadLog": ("front", frontends_pb2.ReadLogRequest()),
+    "Frontends.Attach": ("front", worker_pb2.FromWorker()),
     "Fetch.FetchBlob": ("read", remote_asset_pb2.FetchBlobRequest(uris=["urn:x"])),
     "Fetch.FetchDirectory": ("read", remote_asset_pb2.FetchDirectoryRequest(uris=["urn:x"])),
     "Push.PushBlob": ("update_action_cache", remote_asset_pb2.PushBlobRequest(uris=["urn:x"])),
@@ -153,7 +160,7 @@ async def test_every_rpc_needs_its_right_and_no_other(tmp_path: Path) -> None:
         found, expected = {}, {}
         for rpc, (needed, request) in NEEDED.items():
             for name, rights in {**RIGHTS, "everything": EVERYTHING}.items():
-                held = {*rights, *(["read"] if rights else []), "nothing", "a name"}
+                held = {"nothing", "a name"}.union(*(INCLUDED[right] for right in rights))
                 expected[rpc, name] = ASK if needed in held else REFUSE
                 found[rpc, name] = short(await answer(channel, served[rpc], request, token(name)))
     assert {key: value for key, value in found.items() if value != expected[key]} == {}

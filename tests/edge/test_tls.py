@@ -19,7 +19,7 @@ from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb
 from rexec.auth.credentials import AuthUnusable
 from rexec.config import Config, ConfigError, parse
 from rexec.connection import Bearer, CannotConnect, headers, open_channel
-from rexec.connection_settings import ConnectionSettings
+from cas.connection_settings import ConnectionSettings
 from rexec.server import CannotServe, running
 from rexec.tls import TlsFiles, read
 from rexec.tls_settings import TlsSettings

@@ -19,7 +19,7 @@ from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb
 from protos.build.bazel.remote.logstream.v1 import remote_logstream_pb2
 from protos.google.bytestream import bytestream_pb2
 from protos.methods import GeneratedModule, methods_of
-from rexec.connection_settings import ConnectionSettings
+from cas.connection_settings import ConnectionSettings
 from rexec.logs_command import NoLogs, Wanted, show_logs
 from tests.gate import Gate
 from tests.whole.client import EXECUTE, Client, whole_server

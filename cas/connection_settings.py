@@ -6,7 +6,8 @@ import msgspec
 
 
 class ConnectionSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[connection]: how `rexec worker` shows who it is. The local worker of `rexec serve` needs none of it."""
+    """[connection]: how `rexec worker` and `rexec frontend` show who they are. The local worker of `rexec serve` needs none of
+    it."""
 
     tls_ca: str = ""
     """PEM file of the authorities to trust for grpcs://. Empty: those that gRPC brings along."""

@@ -1,0 +1,45 @@
+"""The scheduler of a process: the queue, its journal, and the services that workers and frontends talk to.
+
+`rexec serve` has one beside the services for clients, `rexec scheduler` has one for frontends elsewhere.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from protos.rexec.scheduler.v1 import frontends_pb2, status_pb2
+from protos.rexec.worker.v1 import worker_pb2
+from rexec.config import Config
+from rexec.edge import Edge, Running
+from rexec.scheduler.broker import Broker
+from rexec.scheduler.clock import Clock
+from rexec.scheduler.frontends import FrontendsService
+from rexec.scheduler.inputs import InputRoots
+from rexec.scheduler.results import Results
+from rexec.scheduler.status import StatusService
+from rexec.scheduler.workers import WorkersService
+from rexec.stores import Held
+
+
+class Core:
+    """A broker and its services, added to the edge's server."""
+
+    def __init__(self, edge: Edge, config: Config, held: Held, inputs: InputRoots, clock: Clock) -> None:
+        self._edge = edge
+        self._used_bytes: Callable[[], int] = held.used_bytes
+        results = Results(held.instances, inputs, clock)
+        self.broker = Broker(config.scheduler, results, clock=clock, observer=edge.telemetry)
+        workers = WorkersService(self.broker)
+        self._frontends = FrontendsService(held.instances, self.broker, workers, clock, name=socket.gethostname())
+        edge.server.add(worker_pb2, "Workers", workers)
+        edge.server.add(frontends_pb2, "Frontends", self._frontends)
+        edge.server.add(status_pb2, "Status", StatusService(self.broker.status))
+
+    @asynccontextmanager
+    async def answering(self) -> AsyncIterator[Running]:
+        """Take calls meanwhile; those that wait are told at the end to come back."""
+        async with self._edge.answering(self.broker, self._frontends) as running:
+            self._edge.telemetry.watch(self.broker.snapshot, self._used_bytes)
+            yield running

@@ -1,0 +1,33 @@
+"""`rexec scheduler`: the queue in a process of its own, for frontends and workers.
+
+It keeps the store too unless that is elsewhere, because the results of actions are checked here before anyone sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from rexec.config import Config
+from rexec.core import Core
+from rexec.edge import CannotServe, Running, opened_edge
+from rexec.scheduler.clock import SystemClock
+from rexec.scheduler.inputs import InputRoots
+from rexec.services import offer_assets, offer_cache
+from rexec.stores import StoreUnusable, open_held
+
+
+@asynccontextmanager
+async def running_scheduler(config: Config) -> AsyncIterator[Running]:
+    """A scheduler of this configuration, until the block ends. Raises CannotServe."""
+    clock = SystemClock()
+    async with opened_edge(config) as edge, AsyncExitStack() as stack:
+        try:
+            held = await stack.enter_async_context(open_held(config))
+        except StoreUnusable as error:
+            raise CannotServe(str(error)) from error
+        core = Core(edge, config, held, InputRoots(config.scheduler, clock), clock)
+        if config.store.kind != "remote":
+            await stack.enter_async_context(offer_cache(edge.server, config, held, executes=False))
+        await stack.enter_async_context(offer_assets(edge.server, config, held))
+        yield await stack.enter_async_context(core.answering())

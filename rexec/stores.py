@@ -1,0 +1,91 @@
+"""The stores that a role works on: its own, or those of another server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from grpc import aio
+
+from cas.action_cache_remote import RemoteActionCache
+from cas.config import StoreSettings
+from cas.connection_settings import ConnectionSettings
+from cas.file_lock import DirectoryUnusable
+from cas.instances import Instance, Instances
+from cas.remote import RemoteStore
+from cas.stores import directory_of, open_stores
+from rexec.config import Config
+from rexec.connection import CannotConnect
+from rexec.scheduler_channel import FollowingHeaders, following_channel
+
+
+class StoreUnusable(Exception):
+    """The store cannot be opened or reached; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a role works on."""
+
+    instances: Instances
+    used_bytes: Callable[[], int]
+    """Room that the blobs take here, for the metrics."""
+    directory: Path | None
+    """Where a store of our own lies; None in memory and for one that is elsewhere."""
+
+
+@asynccontextmanager
+async def open_held(config: Config) -> AsyncIterator[Held]:
+    """The stores that [store] asks for. Raises StoreUnusable."""
+    store = config.store
+    if store.kind == "remote":
+        if not store.address:
+            raise StoreUnusable('[store] kind is "remote", expected an address as well')
+        async with remote_held(config, [store.address], store.connection or config.connection) as held:
+            yield held
+        return
+    placed = _placed(config)
+    try:
+        opened = open_stores(placed)
+        stores = await opened.__aenter__()
+    except (DirectoryUnusable, OSError) as error:
+        raise StoreUnusable(str(error)) from error
+    try:
+        instances = Instances(
+            Instance(name, stores.blobs, stores.action_cache) for name in config.server.instance_names
+        )  # fmt: skip
+        yield Held(instances, stores.used_bytes, None if placed.kind == "memory" else directory_of(placed))
+    finally:
+        await opened.__aexit__(None, None, None)
+
+
+@asynccontextmanager
+async def remote_held(
+    config: Config, servers: Sequence[str], connection: ConnectionSettings, place: Callable[[], int] = lambda: 0
+) -> AsyncIterator[Held]:
+    """The stores of the server whose index among `servers` is `place`. Raises StoreUnusable."""
+    try:
+        channel = following_channel(servers, connection, place)
+        shown = FollowingHeaders(servers, connection, place)
+    except (CannotConnect, ValueError) as error:
+        raise StoreUnusable(str(error)) from error
+    async with channel:
+        yield Held(Instances(_instances(config.server.instance_names, channel, shown)), lambda: 0, None)
+
+
+def _instances(
+    names: Iterable[str], channel: aio.Channel, shown: Iterable[tuple[str, str]]
+) -> Iterable[Instance]:  # fmt: skip
+    action_cache = RemoteActionCache(channel, shown)
+    for name in names:
+        yield Instance(name, RemoteStore(channel, name, shown), action_cache)
+
+
+def _placed(config: Config) -> StoreSettings:
+    """The store's settings, with its place filled in."""
+    if config.store.directory:
+        return config.store
+    return msgspec.structs.replace(config.store, directory=str(config.state_path))
