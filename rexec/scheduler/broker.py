@@ -1,8 +1,9 @@
-"""The asynchronous shell around the queue: it owns the clock, the timer, the streams that wait and the way to the workers.
+"""The asynchronous shell around the queue: it owns the clock, the timer and the journal.
 
-It decides nothing. Every call becomes an event, and every effect a message in a worker's outbox or the wake-up of a stream.
-All of it runs on one event loop and between two `await`s, so there are no locks. One timer is set for the queue's next
-deadline; nothing polls.
+It decides nothing. Every call becomes an event (rexec/scheduler/events.py), and every effect a message in a worker's outbox or
+the wake-up of a stream (rexec/scheduler/delivery.py), which leaves when the journal has what it follows from
+(rexec/scheduler/group_commit.py). All of it runs on one event loop and between two `await`s, so there are no locks. One timer
+is set for the queue's next deadline; nothing polls.
 
 A worker's report is settled before the queue hears of it: outputs checked, action cache written. Only then is the task
 completed, so that a client that sees completion finds the result.
@@ -11,57 +12,42 @@ completed, so that a client that sees completion finds the result.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
-from functools import partial
-from heapq import nsmallest
-from typing import Any, Protocol, Self, assert_never, cast
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, Self
 from uuid import uuid4
 
 import structlog
 
-from cas.errors import MalformedRequest, OperationNotFound, SchedulerStops, Unavailable
+from cas.errors import MalformedRequest, OperationNotFound, SchedulerStops, StatusError
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec import __version__
 from rexec.scheduler import events as e
 from rexec.scheduler import letters
+from rexec.scheduler.changes import Changes
 from rexec.scheduler.clock import Clock, SystemClock, Timer
-from rexec.scheduler.live_logs import LiveLogs, Place, Running
+from rexec.scheduler.delivery import Delivery
+from rexec.scheduler.group_commit import GroupCommit
+from rexec.scheduler.journal import Journal
 from rexec.scheduler.log_name import Output
 from rexec.scheduler.observer import Observer, Snapshot, Unobserved
 from rexec.scheduler.outbox import Outbox
 from rexec.scheduler.queue import Queue
+from rexec.scheduler.recovery import restore
+from rexec.scheduler.rows import Batch
 from rexec.scheduler.scheduler import Inlining, LogRest, OperationState, operation_name
 from rexec.scheduler.settings import SchedulerSettings
+from rexec.scheduler.settling import Settled, Settler
 from rexec.scheduler.snapshot import snapshot_of
-from rexec.scheduler.stages import stages_of
 from rexec.scheduler.status_source import QueueStatus
-from rexec.scheduler.task import Candidate, Failure, Hold, Operation, Outcome, Stage
-from rexec.scheduler.telling import metadata_of, response_of, result_of, tell_bad_end
+from rexec.scheduler.task import Candidate, Failure, Hold, Outcome, Stage
 from rexec.scheduler.usage import usage_of
 from rexec.scheduler.vitals import Vitals
+from rexec.scheduler.watches import Watches
 from rexec.scheduler.wire import outcome_of
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """What a worker's report comes to."""
-
-    failure: Failure
-    outcome: Outcome
-    evidence: str = ""
-
-
-class Settler(Protocol):
-    """Makes a worker's report fit to be shown to clients."""
-
-    async def settle(self, candidate: Candidate, report: worker_pb2.Finished, worker_name: str) -> Settled:
-        """Check what the worker claims and write the action cache. Must end, whatever the report holds."""
-        ...
 
 
 class Broker:
@@ -75,17 +61,15 @@ class Broker:
         clock: Clock | None = None,
         observer: Observer | None = None,
         new_id: Callable[[], str] = lambda: str(uuid4()),
+        journal: Journal | None = None,
     ) -> None:
+        """With a `journal`, which this process has taken over (rexec/scheduler/leadership.py), nothing is forgotten."""
         self.settings = settings
         self.clock: Clock = clock or SystemClock()
         self._settler = settler
-        self._observer: Observer = observer or Unobserved()
         self._new_id = new_id
-        self._outboxes: dict[str, Outbox] = {}
-        """By worker id."""
-        self._attaching: Outbox | None = None
-        self._waiters: dict[str, set[asyncio.Event]] = {}
-        """By operation name."""
+        self._journal = journal
+        self._changes: Changes | None = None
         self._timer: Timer | None = None
         self._timer_at: float | None = None
         self._closed = False
@@ -93,31 +77,68 @@ class Broker:
         self._running: set[asyncio.Task[None]] = set()
         self.vitals = Vitals()
         self.status = QueueStatus(lambda: self._queue, self.vitals, self.clock, __version__)
-        self.logs = LiveLogs(self._send, self.clock, settings)
+        self._delivery = Delivery(settings, self.clock, observer or Unobserved(), self.vitals)
+        self.logs = self._delivery.logs
+        self.lost: asyncio.Future[str] | None = None
+        """With a journal: set, with the reason, when this process must not go on because another one leads. By then all
+        streams are told to come back."""
 
     async def __aenter__(self) -> Self:
-        self._queue = Queue(self.settings, self.clock.monotonic())
+        now = self.clock.monotonic()
+        self._queue = Queue(self.settings, now)
+        if self._journal is not None:
+            self._restore(self._journal, now)
+        self._way_out = self._delivery.way_out
+        self._watches = Watches(self._queue, self._way_out, self.clock, self.logs, self._apply)
         self.status.started()
         await self._tasks.__aenter__()
+        self._set_timer()
         return self
 
+    def _restore(self, journal: Journal, now: float) -> None:
+        """Go on where the last process stopped. Raises JournalUnusable."""
+        rows = journal.load()
+        restored = restore(self._queue.state, rows, journal.generation, now, self.clock.wall())
+        for text in restored.unreadable:
+            log.error("left out of the journal, for it cannot be read", row=text)
+        numbers = restored.numbers.items()
+        self._changes = Changes(self._queue.state, numbers, self.clock.monotonic, self.clock.wall)
+        lease_seconds = self.settings.leadership_seconds
+        self._delivery.way_out = way_out = GroupCommit(
+            journal, self._changes, renew_seconds=lease_seconds / 4, trust_seconds=lease_seconds / 2
+        )
+        way_out.also(Batch(ended_tasks=restored.unread_tasks, forgotten_operations=restored.unread_operations))
+        self.lost = way_out.lost
+        self.lost.add_done_callback(lambda _lost: self._end_streams())
+        if rows.operations or rows.workers:
+            live = len(self._queue.tasks)
+            log.info(
+                "goes on where the last scheduler stopped",
+                actions=live,
+                with_workers=restored.resumable_leases,
+                completed=len(self._queue.operations)
+                - sum(len(task.operations) for task in self._queue.tasks.values()),
+                workers=len(self._queue.fleet.workers),
+                generation=journal.generation,
+            )
+
     async def __aexit__(self, *_: object) -> None:
-        """End every stream with UNAVAILABLE: clients and workers come back to whoever is next."""
-        self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-        waiting = sum(len(events) for events in self._waiters.values())
-        if waiting:
-            log.info("clients that wait are told to come back", streams=waiting)
-        for outbox in self._outboxes.values():
-            outbox.close(SchedulerStops())
-        for events in self._waiters.values():
-            for event in events:
-                event.set()
+        """End every stream with UNAVAILABLE: clients and workers come back to whoever is next, who finds all written down."""
+        self._end_streams()
         for task in self._running:
             task.cancel()
         # Not told of the block's own failure: it would come out inside an ExceptionGroup.
         await self._tasks.__aexit__(None, None, None)
+        await self._way_out.close()
+
+    def _end_streams(self) -> None:
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if len(self._watches):
+            log.info("clients that wait are told to come back", streams=len(self._watches))
+        self._delivery.close(SchedulerStops())
+        self._watches.close()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work`, which lets no exception out, until it ends or the broker stops. Raises Unavailable if it has."""
@@ -132,9 +153,19 @@ class Broker:
     # For services
 
     async def submit(self, candidate: Candidate, inlining: Inlining, name: str = "") -> str:
+        """As `Scheduler.submit` says. Raises also StoreFull or Unavailable if it cannot be written down."""
         name = name or operation_name(candidate.instance_name, self._new_id())
         if name not in self._queue.operations:
+            self._way_out.require()
             self._apply(e.Submit(name, self._new_id(), candidate, inlining))
+        try:
+            await self._way_out.durable(name, rather_fail=True)
+        except StatusError:
+            # Its client is told that it does not run, and so it must not.
+            with suppress(OperationNotFound):
+                self._apply(e.Cancel(name))
+                self._apply(e.Forget(name))
+            raise
         return name
 
     async def record(
@@ -146,100 +177,27 @@ class Broker:
             self._apply(e.Record(name, self._new_id(), candidate, outcome, inlining))
         return name
 
-    async def watch(self, name: str, keepalive_seconds: float) -> AsyncGenerator[OperationState, None]:
-        operation = self._operation(name)
-        self._apply(e.WaiterJoined(name))
-        try:
-            with self._told_of(name) as changed:
-                while True:
-                    changed.clear()  # before the state is read: what happens from here on is not lost
-                    if self._closed:
-                        raise SchedulerStops()
-                    state = self._state_of(operation)
-                    yield state
-                    if state.done:
-                        return
-                    timer = self.clock.call_at(self.clock.monotonic() + keepalive_seconds, changed.set)
-                    try:
-                        await changed.wait()
-                    finally:
-                        timer.cancel()
-        finally:
-            self._apply(e.WaiterLeft(name))
+    def watch(self, name: str, keepalive_seconds: float) -> AsyncGenerator[OperationState, None]:
+        return self._watches.watch(name, keepalive_seconds)
 
-    async def log(self, name: str, output: Output, offset: int) -> AsyncGenerator[bytes | LogRest, None]:
-        look = partial(self._place_of_log, self._operation(name))
-        with self._told_of(name) as changed:
-            async with aclosing(self.logs.read(look, changed, output, offset)) as parts:
-                async for part in parts:
-                    yield part
-
-    def _place_of_log(self, operation: Operation) -> Place:
-        if self._closed:
-            raise SchedulerStops()
-        task = operation.task
-        if operation.outcome is not None:
-            return Place(task.epoch, ended=self._state_of(operation))
-        if task.stage is not Stage.EXECUTING or task.lease is None:
-            return Place(task.epoch)
-        return Place(task.epoch, Running(task.lease.worker.worker_id, task.lease.lease_id, task.lease.epoch))
-
-    @contextmanager
-    def _told_of(self, name: str) -> Iterator[asyncio.Event]:
-        """An event that is set at every change of the operation, and when the broker stops."""
-        changed = asyncio.Event()
-        self._waiters.setdefault(name, set()).add(changed)
-        try:
-            yield changed
-        finally:
-            waiting = self._waiters[name]
-            waiting.discard(changed)
-            if not waiting:
-                del self._waiters[name]
+    def log(self, name: str, output: Output, offset: int) -> AsyncGenerator[bytes | LogRest, None]:
+        return self._watches.log(name, output, offset)
 
     async def state(self, name: str) -> OperationState:
-        return self._state_of(self._operation(name))
+        return await self._watches.state(name)
 
     async def page(
         self, instance_name: str, stages: frozenset[Stage], after: str, limit: int
     ) -> Sequence[OperationState]:
-        wanted = (
-            name
-            for name, operation in self._queue.operations.items()
-            if name > after
-            and operation.task.candidate.instance_name == instance_name
-            and operation.stage in stages
-        )  # fmt: skip
-        # Not sorted: there may be tens of thousands, and a client asks for page after page.
-        return [self._state_of(self._queue.operations[name]) for name in nsmallest(limit, wanted)]
+        return await self._watches.page(instance_name, stages, after, limit)
 
     async def cancel(self, name: str) -> None:
         self._apply(e.Cancel(name))
+        await self._way_out.durable(name, rather_fail=True)
 
     async def forget(self, name: str) -> None:
         self._apply(e.Forget(name))
-
-    def _operation(self, name: str) -> Operation:
-        operation = self._queue.operations.get(name)
-        if operation is None:
-            raise OperationNotFound(f"no operation {name[:300]!r}")
-        return operation
-
-    def _state_of(self, operation: Operation) -> OperationState:
-        task = operation.task
-        outcome = operation.outcome
-        reason = self._queue.reason(task) if outcome is None else ""
-        return OperationState(
-            name=operation.name,
-            instance_name=task.candidate.instance_name,
-            action_digest=task.candidate.action_digest,
-            stage=operation.stage,
-            response=response_of(outcome) if outcome is not None else None,
-            inlining=cast(Inlining, operation.view),
-            reason=reason,
-            metadata=metadata_of(task, reason) if outcome is None else None,
-            owner=task.candidate.owner,
-        )
+        await self._way_out.durable(name, rather_fail=True)
 
     # For workers
 
@@ -247,15 +205,13 @@ class Broker:
         """A worker's stream is open; what it is told goes into `outbox`, Welcome first. Raises Unavailable."""
         if self._closed:
             raise SchedulerStops()
-        self._attaching = outbox
+        self._delivery.attaching = outbox
         self._apply(attached)
 
     def detach(self, outbox: Outbox) -> None:
         """The stream of this outbox is gone. Means nothing if its worker has a newer one or never said who it is."""
-        worker_id = outbox.worker_id
-        if worker_id is not None and self._outboxes.get(worker_id) is outbox:
-            del self._outboxes[worker_id]
-            self._apply(e.WorkerDetached(worker_id))
+        if self._delivery.detached(outbox) and outbox.worker_id is not None:
+            self._apply(e.WorkerDetached(outbox.worker_id))
 
     def hear(self, event: e.Credit | e.Progress | e.Draining) -> None:
         """What a worker says of itself. Raises MalformedRequest if it speaks of another worker's lease."""
@@ -282,7 +238,7 @@ class Broker:
     def drain(self, worker_id: str, grace_seconds: float, reason: str) -> None:
         """Ask a worker to leave when its leases have ended, at the latest after `grace_seconds`."""
         self._apply(e.Draining(worker_id))
-        self._send(worker_id, letters.drain(grace_seconds, reason))
+        self._delivery.send(worker_id, letters.drain(grace_seconds, reason))
 
     def _require_own(self, worker_id: str, lease_id: str) -> None:
         lease = self._queue.leases.get(lease_id)
@@ -308,8 +264,12 @@ class Broker:
 
     def _apply(self, event: e.Event) -> None:
         now = self.clock.monotonic()
-        for effect in self._queue.apply(event, now):
-            self._carry_out(effect, now)
+        effects = self._queue.apply(event, now)
+        if self._changes is not None:
+            self._changes.note(event, effects)
+        for effect in effects:
+            self._delivery.carry_out(effect, now, self._queue.tasks.__getitem__, self._watches.changed)
+        self._delivery.way_out.changed()
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -324,70 +284,6 @@ class Broker:
     def _tick(self) -> None:
         self._timer = self._timer_at = None
         self._apply(e.Tick())
-
-    def _carry_out(self, effect: e.Effect, now: float) -> None:
-        match effect:
-            case e.LeaseGranted(worker_id, task_id, lease_id, epoch):
-                task = self._queue.tasks[task_id]
-                self._observer.lease_granted(now - task.queued_at)
-                self._send(worker_id, letters.lease(task_id, lease_id, epoch, task.candidate))
-            case e.LeaseRevoked(worker_id, lease_id, epoch, reason):
-                self._send(worker_id, letters.revoke(lease_id, epoch, reason))
-            case e.LeaseAcknowledged(worker_id, lease_id, epoch):
-                self._send(worker_id, letters.acknowledged(lease_id, epoch))
-            case e.WorkerWelcomed(worker_id, resumed, unknown):
-                self._welcome(worker_id, letters.welcome(worker_id, resumed, unknown, self.settings))
-            case e.WorkerGone(worker_id, name, reason, lost):
-                self.vitals.gone(worker_id)
-                log.info("worker gone", worker=name, reason=reason, lost_leases=lost)
-                outbox = self._outboxes.pop(worker_id, None)
-                if outbox is not None:
-                    outbox.close(Unavailable(reason))
-            case e.OperationChanged(name):
-                for changed in self._waiters.get(name, ()):
-                    changed.set()
-            case e.TaskRetried(task_id, worker_name, reason, counted):
-                self._observer.task_retried(counted)
-                log.info("action queued again", task=task_id, worker=worker_name, reason=reason, counted=counted)
-            case e.TaskCompleted(task_id, queued_at, outcome, action_digest):
-                tell_bad_end(task_id, outcome, action_digest)
-                self._observer.execution_finished(result_of(outcome), now - queued_at)
-                for stage, seconds in stages_of(outcome):
-                    self._observer.stage_ended(stage, seconds)
-            case e.TasksUnserved(waiting, reason):
-                log.warning("actions wait that no worker can run", actions=waiting, reason=reason)
-            case e.TaskHedged(task_id, worker, slow_worker, seconds):
-                log.info("slow action runs a second time", task=task_id, worker=worker, slow_worker=slow_worker,
-                         running_seconds=round(seconds, 1))  # fmt: skip
-            case e.HedgeEnded(task_id, won):
-                log.info("second run of an action ended", task=task_id, won=won)
-            case e.WorkerQuarantined(name, seconds, evidence):
-                log.warning("worker quarantined: actions fail there one after the other", worker=name, failures=evidence,
-                            next_trial_seconds=seconds)  # fmt: skip
-            case e.WorkerTrusted(name):
-                log.info("worker trusted again", worker=name)
-            case e.OperationForgotten():
-                pass
-            case _:
-                assert_never(effect)
-
-    def _welcome(self, worker_id: str, welcome: worker_pb2.ToWorker) -> None:
-        """From here on the worker's messages go over the stream that is being attached."""
-        outbox, self._attaching = self._attaching, None
-        earlier = self._outboxes.pop(worker_id, None)
-        if earlier is not None:
-            earlier.close(Unavailable("replaced by a newer stream of the same session"))
-        if outbox is not None:
-            outbox.worker_id = worker_id
-            self._outboxes[worker_id] = outbox
-            outbox.put(welcome)
-            self.logs.welcomed(worker_id)
-
-    def _send(self, worker_id: str, message: worker_pb2.ToWorker) -> None:
-        """To a worker without a stream nothing is sent: when it comes back, Welcome says what holds."""
-        outbox = self._outboxes.get(worker_id)
-        if outbox is not None:
-            outbox.put(message)
 
     def snapshot(self) -> Snapshot:
         """The state for metrics. Costs the number of workers and tasks."""

@@ -9,7 +9,8 @@ An operation whose result came from the action cache is not written down: asking
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -21,15 +22,28 @@ from rexec.scheduler.state import QueueState
 from rexec.scheduler.task import Hold, Operation, Stage, Task, Worker
 from rexec.scheduler.telling import response_of
 
+STATISTICS_SECONDS: Final = 10.0
+"""What was learned is written so often, with whatever else is: losing a little of it does no harm."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Changes:
     """Of one queue. Its state must be in the journal when this begins, except for what `note` is told."""
 
-    def __init__(self, state: QueueState, numbers: Iterable[tuple[str, int]] = ()) -> None:
-        """`numbers` are the names of the operations that the journal has, with the numbers of their rows."""
+    def __init__(
+        self,
+        state: QueueState,
+        numbers: Iterable[tuple[str, int]],
+        monotonic: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        """`numbers` are the names of the operations that the journal has, with the numbers of their rows; `monotonic` is the
+        time that the events come with, `wall` the same in seconds since 1970."""
         self._state = state
+        self._monotonic = monotonic
+        self._wall = wall
+        self._statistics_at = monotonic() + STATISTICS_SECONDS
         self._tasks: set[str] = set()
         self._operations: set[str] = set()
         self._workers: set[str] = set()
@@ -62,6 +76,8 @@ class Changes:
                         self._operations.add(name)
                 case e.LeaseGranted(_, task_id) | e.TaskRetried(task_id) | e.TaskCompleted(task_id):
                     self._tasks.add(task_id)
+                case e.HedgeEnded(task_id):  # the other run may be the one that counts now
+                    self._tasks.add(task_id)
                 case e.LeaseRevoked(_, lease_id):
                     lease = self._state.leases.get(lease_id)
                     if lease is not None:
@@ -77,10 +93,22 @@ class Changes:
         if operation is not None:
             self._tasks.add(operation.task.task_id)
 
-    def cut(self, wall_offset_seconds: float) -> Batch:
-        """The rows for all that has changed; from here on nothing has. `wall_offset_seconds` is what wall time has over the
-        time that the events came with."""
+    def hurry(self) -> None:
+        """What is taken next is the last."""
+        self._statistics_at = float("-inf")
+
+    def take(self) -> Batch:
+        """The rows for all that has changed; from here on nothing has."""
         batch = Batch()
+        now = self._monotonic()
+        wall_offset_seconds = self._wall() - now
+        if now >= self._statistics_at:
+            self._statistics_at = now + STATISTICS_SECONDS
+            for name, data in self._state.statistics.rows():
+                if data is None:
+                    batch.forgotten_statistics.append(name)
+                else:
+                    batch.statistics.append((name, data))
         tasks, self._tasks = self._tasks, set()
         operations, self._operations = self._operations, set()
         workers, self._workers = self._workers, set()

@@ -17,11 +17,11 @@ from cas.errors import Code, FailedPrecondition, StatusError
 from cas.instances import Instance, Instances
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.rexec.worker.v1 import worker_pb2
-from rexec.scheduler.broker import Settled
 from rexec.scheduler.clock import Clock
 from rexec.scheduler.command import outputs_of
 from rexec.scheduler.inputs import InputRoots
 from rexec.scheduler.scheduler import Run
+from rexec.scheduler.settling import Settled
 from rexec.scheduler.task import Candidate, Failure, Outcome
 from rexec.scheduler.wire import outcome_of
 
