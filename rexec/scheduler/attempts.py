@@ -6,7 +6,8 @@ from cas.errors import WorkerLost
 from rexec.scheduler import events as e
 from rexec.scheduler.completion import end
 from rexec.scheduler.dispatch import enqueue, leave
-from rexec.scheduler.leases import drop
+from rexec.scheduler.leases import drop, revoke
+from rexec.scheduler.quarantine import blame, is_trial
 from rexec.scheduler.state import QueueState
 from rexec.scheduler.task import Lease, Outcome, Stage
 
@@ -21,13 +22,40 @@ def retry(
     avoid: bool,
     last: Outcome | None = None,
 ) -> None:
-    """The task waits again, keeping its place, or ends if this was the last of its attempts.
+    """The worker does not have the lease any more. The task waits again, keeping its place, or ends if this was the last of
+    its attempts. One that has a second lease goes on with that, and nothing is held against it.
 
     `counted` says whether it was an attempt, `avoid` whether the task should not go to the same worker again, `last` how the
     task ends after the last attempt, if not with WorkerLost.
     """
-    task, name = lease.task, lease.worker.name
     drop(state, lease)
+    _again(state, lease, reason, now, counted=counted, avoid=avoid, last=last)
+
+
+def take_back(state: QueueState, lease: Lease, reason: str, now: float) -> None:
+    """The worker is not to be waited for any longer, though it may have the lease still: that is an attempt, and the worker's
+    fault."""
+    blame(state, lease.worker, frozenset({lease.task.task_id}), reason, now, trial=is_trial(lease))
+    revoke(state, lease, reason)
+    _again(state, lease, reason, now, counted=True, avoid=True)
+
+
+def _again(
+    state: QueueState,
+    lease: Lease,
+    reason: str,
+    now: float,
+    *,
+    counted: bool,
+    avoid: bool,
+    last: Outcome | None = None,
+) -> None:
+    task, name = lease.task, lease.worker.name
+    if avoid:
+        task.excluded |= {name}
+    if task.lease is not None:
+        state.effects.append(e.HedgeEnded(task.task_id, won=False))
+        return
     if counted:
         task.losses.append(f"{name} ({reason})")
     if len(task.losses) >= state.settings.max_attempts:
@@ -35,8 +63,6 @@ def retry(
         lost = Outcome(WorkerLost(f"gave up after {len(task.losses)} attempts: {workers}"))
         end(state, task, lost if last is None else last, now)
         return
-    if avoid:
-        task.excluded |= {name}
     state.set_stage(task, Stage.QUEUED)
     state.effects.append(e.TaskRetried(task.task_id, name, reason, counted))
     enqueue(state, task, now)

@@ -23,6 +23,8 @@ class Category(StrEnum):
     """A tenant, user or invocation has as many actions running as it may have."""
     LEAVING = "leaving"
     """The workers that fit are leaving or away."""
+    QUARANTINED = "quarantined"
+    """Too much has failed on the workers that fit; one of them gets an action on trial soon."""
     AVOIDING = "avoiding"
     """It failed on the workers that fit, and waits for another one for a while."""
     NEXT = "next"
@@ -44,6 +46,8 @@ def category_of(task: Task, fleet: Fleet) -> Category:
     if limit_of(task, fleet):
         return Category.LIMIT
     if not fit.has_other(task.excluded):
+        if fit.barred() is not None:
+            return Category.QUARANTINED
         return Category.AVOIDING if task.excluded else Category.LEAVING
     return Category.BUSY if fit.need.plain else Category.GAP
 

@@ -15,8 +15,10 @@ def end(state: QueueState, task: Task, outcome: Outcome, now: float) -> None:
     """The task has ended, whatever state it was in."""
     leave(state, task)
     task.parked = False
-    if task.lease is not None:
-        revoke(state, task.lease, str(outcome.error or "the task has ended"))
+    reason = str(outcome.error or "the task has ended")
+    for lease in (task.hedge, task.lease):
+        if lease is not None:
+            revoke(state, lease, reason)
     for operation in list(task.operations.values()):
         complete(state, operation, outcome, now)
     task.stage = Stage.COMPLETED

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rexec.scheduler.line import Line
 from rexec.scheduler.need import PLAIN, Need, Use
 from rexec.scheduler.platform import Requirement
-from rexec.scheduler.task import Task, Worker
+from rexec.scheduler.task import Standing, Task, Worker
 
 ORDINARY: frozenset[str] = frozenset()
 """Excluded workers of nearly all tasks: none."""
@@ -110,8 +110,17 @@ class Fit:
     def has_other(self, excluded: frozenset[str]) -> bool:
         """Whether a worker that is not excluded might take a task some time."""
         return any(
-            worker.name not in excluded and worker.connected and not worker.draining for worker in self.workers.values()
+            worker.name not in excluded
+            and worker.connected
+            and not worker.draining
+            and worker.standing is not Standing.QUARANTINED
+            for worker in self.workers.values()
         )
+
+    def barred(self) -> Worker | None:
+        """A worker that is quarantined and here, the first in order of name."""
+        barred = [worker for worker in self.workers.values() if worker.standing is Standing.QUARANTINED and worker.connected]
+        return min(barred, key=lambda worker: worker.name, default=None)
 
     def nearest(self, taken: frozenset[str]) -> Worker | None:
         """The worker that will have room soonest, as far as that can be told: the one with the most free slots. None of

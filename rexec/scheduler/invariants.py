@@ -15,7 +15,7 @@ from rexec.scheduler.packing import use_on
 from rexec.scheduler.queue import Queue
 from rexec.scheduler.shares import Level, Node
 from rexec.scheduler.state import QueueState
-from rexec.scheduler.task import Hold, Owner, Stage, Task
+from rexec.scheduler.task import Hold, Owner, Stage, Standing, Task
 
 K = TypeVar("K")
 
@@ -50,9 +50,18 @@ def _check_tasks(state: QueueState) -> None:
         if task.place is not None:
             _require(task.stage is Stage.QUEUED, f"{task_id} waits in stage {task.stage.name}")
             _require(bool(task.excluded) == (task.exclusion_ends_at is not None), f"{task_id} avoids workers for ever")
-        if task.lease is not None:
-            _require(task.lease.hold is not Hold.REVOKED, f"{task_id} counts on a revoked lease")
-            _require(state.leases.get(task.lease.lease_id) is task.lease, f"{task_id} has a lease that is not kept")
+        for lease in (task.lease, task.hedge):
+            if lease is not None:
+                _require(lease.hold is not Hold.REVOKED, f"{task_id} counts on a revoked lease")
+                _require(state.leases.get(lease.lease_id) is lease, f"{task_id} has a lease that is not kept")
+        if task.hedge is not None:
+            _require(task.lease is not None, f"{task_id} has a second lease and no first one")
+            _require(task.hedged and not task.candidate.do_not_cache, f"{task_id} was not to be hedged")
+        if task.hedge is not None and task.lease is not None:
+            _require(task.hedge.epoch > task.lease.epoch, f"{task_id} has a second lease that is older than the first")
+            _require(
+                task.hedge.worker.name != task.lease.worker.name, f"{task_id} has both leases on {task.lease.worker.name}"
+            )
     for key, task in state.in_flight.items():
         _require(state.tasks.get(task.task_id) is task, f"{key} would join a task that has ended")
         _require(not task.candidate.do_not_cache, f"{key} would join a task that is not to be shared")
@@ -74,19 +83,33 @@ def _check_operations(state: QueueState) -> None:
 def _check_leases(state: QueueState) -> None:
     counting: Counter[str] = Counter()
     for lease_id, lease in state.leases.items():
-        counting[lease.task.task_id] += lease.task.lease is lease
+        counting[lease.task.task_id] += lease.task.counts_on(lease)
         _require(lease.worker.leases.get(lease_id) is lease, f"{lease_id} is unknown to its worker")
         _require(lease.epoch <= lease.task.epoch, f"{lease_id} is from the future")
         if lease.hold is Hold.LIVE:
-            _require(lease.task.lease is lease, f"{lease_id} is live and its task does not know")
+            _require(lease.task.counts_on(lease), f"{lease_id} is live and its task does not know")
+            _require(lease.task.task_id in state.tasks, f"{lease_id} is live and its task has ended")
             _require(lease.worker.worker_id in state.fleet.workers, f"{lease_id} is live on a worker that is gone")
-    _require(all(count <= 1 for count in counting.values()), f"tasks with several leases: {counting}")
+    for task_id, task in state.tasks.items():
+        expected = (task.lease is not None) + (task.hedge is not None)
+        _require(counting[task_id] == expected, f"{task_id} counts on {counting[task_id]} leases, expected {expected}")
+    hedges = sum(task.hedge is not None for task in state.tasks.values())
+    _require(hedges == state.hedges, f"{hedges} tasks have two leases, {state.hedges} were counted")
+    _require(not state.stragglers, "stragglers are left over from an event")
     for worker in state.fleet.workers.values():
         settling = sum(lease.hold is Hold.SETTLING for lease in worker.leases.values())
         _require(
             settling == worker.settling, f"{worker.name} settles {settling} leases, {worker.settling} were counted"
         )
         _require(worker.credit >= 0, f"{worker.name} was given more leases than it took")
+        record = state.records.get(worker.name)
+        standing = Standing.TRUSTED if record is None else record.standing
+        _require(worker.standing is standing, f"{worker.name} is {worker.standing}, its name is {standing}")
+        _require(
+            worker.trial is None
+            or (worker.standing is Standing.ON_TRIAL and worker.leases.get(worker.trial.lease_id) is worker.trial),
+            f"{worker.name} is {worker.standing} and has a lease on trial that it does not have",
+        )
         _require(worker.connected == (worker.lost_at is None), f"{worker.name} is away and will never be given up")
         _require(all(state.leases.get(lease_id) is lease for lease_id, lease in worker.leases.items()),
                  f"{worker.name} has leases that are not kept")  # fmt: skip

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from rexec.scheduler import events as e
+from rexec.scheduler.deadlines import Due
 from rexec.scheduler.state import QueueState
-from rexec.scheduler.task import Hold, Lease, Owner, Stage, Task, Worker
+from rexec.scheduler.task import Hold, Lease, Owner, Stage, Standing, Task, Worker
 
 
 def held(state: QueueState, worker_id: str, lease_id: str, epoch: int) -> Lease | None:
@@ -13,11 +14,23 @@ def held(state: QueueState, worker_id: str, lease_id: str, epoch: int) -> Lease 
     return lease if lease is not None and lease.epoch == epoch and lease.worker.worker_id == worker_id else None
 
 
-def grant(state: QueueState, task: Task, worker: Worker, owner: Owner) -> None:
-    """Give a task that waits no more to a worker that has room; it is charged to the owner, one of those who wait for it."""
+def grant(state: QueueState, task: Task, worker: Worker, owner: Owner, *, hedge: bool = False) -> None:
+    """Give a task that waits no more to a worker that has room; it is charged to the owner, one of those who wait for it.
+    `hedge`: one that runs gets a second lease."""
     task.epoch += 1
-    lease = Lease(f"{task.task_id}.{task.epoch}", task.epoch, task, worker, started=worker.free_slots >= task.need.slots)
-    task.lease = state.leases[lease.lease_id] = worker.leases[lease.lease_id] = lease
+    started = worker.free_slots >= task.need.slots
+    lease = Lease(f"{task.task_id}.{task.epoch}", task.epoch, task, worker, started)
+    state.leases[lease.lease_id] = worker.leases[lease.lease_id] = lease
+    if hedge:
+        task.hedge, task.hedged = lease, True
+        state.hedges += 1
+    else:
+        task.lease = lease
+    if worker.standing is Standing.ON_TRIAL:
+        worker.trial = lease
+    lease.granted_at = state.now
+    lease.due_at = state.now if started else None
+    state.deadlines.add(state.now + state.settings.answer_seconds, Due.LEASE_WATCHED, lease.lease_id)
     worker.credit -= 1
     worker.sent += 1
     state.fleet.occupy(lease, owner)
@@ -26,7 +39,7 @@ def grant(state: QueueState, task: Task, worker: Worker, owner: Owner) -> None:
         state.accounts.began(lease, state.now)
         state.set_stage(task, Stage.EXECUTING)
     attempt = len(task.losses) + 1
-    state.effects.append(e.LeaseGranted(worker.worker_id, task.task_id, lease.lease_id, lease.epoch, attempt))
+    state.effects.append(e.LeaseGranted(worker.worker_id, task.task_id, lease.lease_id, lease.epoch, attempt, hedge))
 
 
 def drop(state: QueueState, lease: Lease) -> None:
@@ -37,15 +50,31 @@ def drop(state: QueueState, lease: Lease) -> None:
     del state.leases[lease.lease_id]
     del worker.leases[lease.lease_id]
     worker.settling -= lease.hold is Hold.SETTLING
-    if lease.task.lease is lease:
-        lease.task.lease = None
+    if worker.trial is lease:
+        worker.trial = None
+    _count_no_more(state, lease)
     state.touch(worker)
 
 
 def revoke(state: QueueState, lease: Lease, reason: str) -> None:
     """The task needs the lease no more; the worker keeps it until it says otherwise."""
-    lease.task.lease = None
+    _count_no_more(state, lease)
     if lease.hold is Hold.SETTLING:
         return  # its worker is done already; the report that is being checked finds no task
     lease.hold = Hold.REVOKED
     state.effects.append(e.LeaseRevoked(lease.worker.worker_id, lease.lease_id, lease.epoch, reason))
+
+
+def _count_no_more(state: QueueState, lease: Lease) -> None:
+    """The lease is of no use to its task any more; if there are two, the other one is what the task has."""
+    task = lease.task
+    if not task.counts_on(lease):
+        return
+    if task.hedge is None:
+        task.lease = None
+        return
+    if task.lease is lease:  # who looks on sees the other run from here on
+        task.lease = task.hedge
+        state.effects += [e.OperationChanged(name) for name in task.operations]
+    task.hedge = None
+    state.hedges -= 1

@@ -47,7 +47,7 @@ class Place:
     """Where the log of an operation is to be found."""
 
     epoch: int
-    """Of the last lease granted, 0 if there was none."""
+    """Of the lease whose output it is, 0 if there was none."""
     running: Running | None = None
     """While the command runs, or is about to."""
     ended: OperationState | None = None

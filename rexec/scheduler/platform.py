@@ -53,6 +53,11 @@ class Offer:
         """Whether actions of the instance may run here."""
         return not self.instance_names or instance_name in self.instance_names
 
+    def covers(self, other: Offer) -> bool:
+        """Whether everything that runs on the other runs here."""
+        serves_all = not self.instance_names or (other.instance_names and other.instance_names <= self.instance_names)
+        return bool(serves_all) and other.pairs <= self.pairs
+
     def fits(self, requirement: Requirement) -> bool:
         """Whether everything that is required is offered."""
         return self.serves(requirement.instance_name) and requirement.pairs <= self.pairs

@@ -3,8 +3,8 @@
 Nothing here waits, reads a clock, draws a random number or does I/O: the same events at the same times give the same
 effects. After every event these hold (`invariants.check` says so in the tests):
 
-- a task is in exactly one of four states: it waits in line, or it is parked because nobody waits for it, or it has exactly
-  one lease that counts, or it has ended;
+- a task is in exactly one of four states: it waits in line, or it is parked because nobody waits for it, or it has one
+  lease that counts, or two when it takes unusually long, or it has ended;
 - no task waits while a worker that fits has room, unless the task has just failed there;
 - an operation ends once, and its stage never goes back from COMPLETED.
 
@@ -26,7 +26,10 @@ from rexec.scheduler.attempts import exclusion_ended
 from rexec.scheduler.completion import forget, forget_due
 from rexec.scheduler.deadlines import Due
 from rexec.scheduler.dispatch import assign, tell_unserved
+from rexec.scheduler.hedging import hedge, straggles
 from rexec.scheduler.leases import held
+from rexec.scheduler.patience import watched
+from rexec.scheduler.quarantine import review
 from rexec.scheduler.reason import reason_of
 from rexec.scheduler.reports import finished, progress, reported
 from rexec.scheduler.sessions import attached, credit, detached, draining, lost
@@ -56,7 +59,8 @@ class Queue:
     def apply(self, event: e.Event, now: float) -> Sequence[e.Effect]:
         """Take one event and say what follows from it.
 
-        Raises NoWorkerFits and QueueFull for a Submit, OperationNotFound for an unknown name; then nothing has changed.
+        Raises NoWorkerFits and QueueFull for a Submit, OperationNotFound for an unknown name, AlreadyExists for a worker whose
+        name another one has; then nothing has changed.
         """
         state = self.state
         state.effects = []
@@ -81,7 +85,7 @@ class Queue:
             case e.Credit():
                 credit(state, event)
             case e.Progress():
-                progress(state, event)
+                progress(state, event, now)
             case e.Reported():
                 reported(state, event)
             case e.Finished():
@@ -91,6 +95,8 @@ class Queue:
             case e.Tick():
                 self._tick(now)
         assign(state, now)
+        if state.stragglers:
+            hedge(state, now)
         return state.effects
 
     def next_deadline(self) -> float | None:
@@ -120,5 +126,11 @@ class Queue:
                     settle(state, now)
                 case Due.UNSERVED:
                     tell_unserved(state, name, now)
+                case Due.LEASE_WATCHED:
+                    watched(state, name, now)
+                case Due.STRAGGLES:
+                    straggles(state, name, now)
+                case Due.QUARANTINE_REVIEWED:
+                    review(state, name, now)
         self.fleet.end_reservations(now)
         forget_due(state, now)

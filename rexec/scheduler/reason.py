@@ -29,6 +29,10 @@ def reason_of(task: Task, fleet: Fleet) -> str:
             return limit_of(task, fleet)
         case Category.LEAVING:
             return "every worker that fits is leaving or away"
+        case Category.QUARANTINED:
+            barred = fit.barred()
+            assert barred is not None
+            return f"worker {barred.name} is quarantined until its next trial: {barred.standing_reason}"
         case Category.AVOIDING:
             return f"waiting for another worker than {', '.join(sorted(task.excluded))}"
         case Category.GAP if fit.reserved is not None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rexec.scheduler import events as e
 from rexec.scheduler.attempts import retry
 from rexec.scheduler.completion import end
 from rexec.scheduler.leases import drop, held
+from rexec.scheduler.patience import answered
+from rexec.scheduler.quarantine import blame, clear, is_trial
 from rexec.scheduler.state import QueueState
-from rexec.scheduler.task import Failure, Hold, Outcome, Stage
+from rexec.scheduler.task import Failure, Hold, Outcome, Stage, Usage
 
 
-def progress(state: QueueState, event: e.Progress) -> None:
+def progress(state: QueueState, event: e.Progress, now: float) -> None:
     """A worker is at work on a lease; one that is not his any more is to be stopped."""
     lease = held(state, event.worker_id, event.lease_id, event.epoch)
     if lease is None:
@@ -18,9 +22,10 @@ def progress(state: QueueState, event: e.Progress) -> None:
         state.effects.append(stale)
     elif lease.hold is Hold.LIVE:
         lease.detail = event.detail
+        answered(state, lease, event, now)
         if event.running:
             lease.started = True
-            state.accounts.began(lease, state.now)
+            state.accounts.began(lease, now)
             state.set_stage(lease.task, Stage.EXECUTING)
 
 
@@ -42,14 +47,26 @@ def finished(state: QueueState, event: e.Finished, now: float) -> None:
     if lease is None:
         return
     task = lease.task
-    if task.lease is not lease:
+    if not task.counts_on(lease):
         drop(state, lease)
     elif event.failure is Failure.NONE:
         if event.usage is not None:
-            state.statistics.learn(task.candidate, event.usage)
+            state.statistics.learn(task.candidate, _believed(event.usage, now - lease.granted_at))
+        clear(state, lease.worker)
+        if task.hedge is not None:
+            state.effects.append(e.HedgeEnded(task.task_id, won=task.hedge is lease))
         drop(state, lease)
         end(state, task, event.outcome, now)
+        task.result_epoch = lease.epoch
     else:
         reason = event.evidence or event.failure.value
         last = None if event.outcome == Outcome() else event.outcome
-        retry(state, lease, reason, now, counted=event.failure is Failure.INFRASTRUCTURE, avoid=True, last=last)
+        infrastructure = event.failure is Failure.INFRASTRUCTURE
+        if infrastructure and event.blames_worker:
+            blame(state, lease.worker, frozenset({task.task_id}), reason, now, trial=is_trial(lease))
+        retry(state, lease, reason, now, counted=infrastructure, avoid=True, last=last)
+
+
+def _believed(usage: Usage, held_seconds: float) -> Usage:
+    """A command cannot have run for longer than its worker has had the lease."""
+    return usage if usage.seconds <= held_seconds else replace(usage, seconds=held_seconds)

@@ -8,17 +8,21 @@ from rexec.scheduler import events as e
 from rexec.scheduler.attempts import retry
 from rexec.scheduler.deadlines import Due
 from rexec.scheduler.leases import drop
+from rexec.scheduler.quarantine import blame, inherit, is_trial
 from rexec.scheduler.state import QueueState
 from rexec.scheduler.task import HeldLease, Hold, Worker
 
 
 def attached(state: QueueState, event: e.WorkerAttached, now: float) -> None:
-    """A worker's stream is open: a new session, or one that comes back to its leases."""
+    """A worker's stream is open: a new session, or one that comes back to its leases. Raises AlreadyExists if its name is
+    another one's; then nothing has changed."""
     fleet = state.fleet
-    state.any_attached = True
-    state.known_names |= event.offer.names
     worker = fleet.workers.get(event.worker_id)
     namesake = fleet.by_name.get(event.name)
+    if namesake is not None and namesake is not worker and namesake.connected:
+        state.contested.take_over(event.worker_id, namesake, state.settings.contested_seconds, now)
+    state.any_attached = True
+    state.known_names |= event.offer.names
     if namesake is not None and namesake is not worker:
         _give_up(state, namesake, "replaced by a new session of the same name", now)
     if worker is not None and (worker.name, worker.offer, worker.slots) != (event.name, event.offer, event.slots):
@@ -26,6 +30,7 @@ def attached(state: QueueState, event: e.WorkerAttached, now: float) -> None:
         worker = None
     if worker is None:
         worker = Worker(event.worker_id, event.name, event.slots, event.offer)
+        inherit(state, worker)
         fleet.add(worker)
     worker.connected, worker.lost_at = True, None
     worker.credit, worker.sent = 0, 0
@@ -43,6 +48,8 @@ def _reconcile(
     for claim in dict.fromkeys(held):
         lease = worker.leases.get(claim.lease_id)
         goes_on = lease is not None and lease.epoch == claim.epoch and lease.hold is not Hold.REVOKED
+        if lease is not None and goes_on:
+            lease.answered = True
         (resumed if goes_on else unknown).append(claim)
     kept = {claim.lease_id for claim in resumed}
     for lease_id in kept:
@@ -84,6 +91,9 @@ def _give_up(state: QueueState, worker: Worker, reason: str, now: float) -> None
     for lease in list(worker.leases.values()):
         if lease.hold is Hold.REVOKED:
             drop(state, lease)
+    failed = frozenset(lease.task.task_id for lease in live if lease.started and not lease.is_restored)
+    if failed and not worker.draining:
+        blame(state, worker, failed, f"worker lost: {reason}", now, trial=any(is_trial(lease) for lease in live))
     for lease in live:
         # A worker may well have ended together with the scheduler, which is not the action's doing nor the worker's.
         own = not lease.is_restored

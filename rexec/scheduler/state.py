@@ -6,9 +6,12 @@ The rules are functions in modules of their own, each of which changes this stat
     waiters.py      clients come, go, and stop what they asked for
     sessions.py     workers come, go, and say how much they take
     reports.py      workers say how their leases go
+    patience.py     workers say nothing, or never come to an end
     attempts.py     a lease came to nothing: once more, elsewhere, or no more
+    quarantine.py   workers on which everything fails get nothing for a while
     completion.py   the end of a task, and for how long it is remembered
     dispatch.py     which task waits, and which worker gets it
+    hedging.py      what takes unusually long is run a second time
     leases.py       a lease is made, taken back, let go of
 
 Each imports only those below it. `Queue` gives them the events.
@@ -22,8 +25,10 @@ from cas.digest import Digest
 from cas.errors import OperationNotFound
 from rexec.scheduler import events as e
 from rexec.scheduler.accounts import Accounts
+from rexec.scheduler.contested import ContestedNames
 from rexec.scheduler.deadlines import Deadlines
 from rexec.scheduler.fleet import Fleet
+from rexec.scheduler.record import Record
 from rexec.scheduler.retention import Retention
 from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.statistics import Statistics
@@ -58,6 +63,13 @@ class QueueState:
     """The tasks in line, by what makes them wait."""
     statistics: Statistics = field(default_factory=Statistics)
     """How long actions run."""
+    records: dict[str, Record] = field(default_factory=dict)
+    """What went wrong lately on workers, by their names."""
+    contested: ContestedNames = field(default_factory=ContestedNames)
+    hedges: int = 0
+    """Tasks with two leases that count."""
+    stragglers: list[Lease] = field(default_factory=list)
+    """Leases found in the event at hand to take unusually long."""
     deadlines: Deadlines = field(default_factory=Deadlines)
     known_names: set[str] = field(default_factory=set)
     """Of platform properties: those of the settings, and those that a worker has ever offered."""

@@ -220,6 +220,8 @@ class Lease:
     none."""
     running_at: float | None = None
     """When the worker first said that the command runs, or has run."""
+    hedge_due: bool = False
+    """Whether it is known when it will have run for unusually long."""
     delivering_at: float | None = None
     """When the worker first said that the command has ended: outputs are gathered and uploaded."""
     detail: object = None

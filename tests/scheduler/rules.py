@@ -11,7 +11,7 @@ from rexec.scheduler import invariants
 from rexec.scheduler.platform import Offer, Requirement
 from rexec.scheduler.queue import Queue
 from rexec.scheduler.settings import SchedulerSettings
-from rexec.scheduler.task import Candidate, Failure, HeldLease, Operation, Outcome
+from rexec.scheduler.task import Candidate, Failure, HeldLease, Operation, Outcome, Standing
 
 Kind = TypeVar("Kind", bound=e.Effect)
 
@@ -27,12 +27,21 @@ class Driver:
         self.queue = Queue(self.settings, self.now)
         self.effects: list[e.Effect] = []
         """All of them so far."""
+        self.workers_answer = True
+        """Whether workers say at once that they have got a lease, as real ones do."""
         self._names = 0
 
     def do(self, event: e.Event) -> Sequence[e.Effect]:
         effects = self.queue.apply(event, self.now)
         invariants.check(self.queue)
         self.effects += effects
+        for lease in of_kind(effects, e.LeaseGranted):
+            worker = self.queue.fleet.workers[lease.worker_id]
+            assert worker.standing is not Standing.QUARANTINED
+            assert worker.trial is None or worker.trial.lease_id == lease.lease_id
+            if self.workers_answer:
+                fetching = e.Progress(lease.worker_id, lease.lease_id, lease.epoch, running=False)
+                assert self.queue.apply(fetching, self.now) == []
         return effects
 
     def pass_time(self, seconds: float) -> Sequence[e.Effect]:
@@ -56,6 +65,8 @@ class Driver:
         instance_name: str = "",
         do_not_cache: bool = False,
         watched: bool = True,
+        action_class: str = "",
+        timeout_seconds: float = 0.0,
     ) -> str:
         """An operation for the action of that name; without one, for an action of its own."""
         self._names += 1
@@ -66,6 +77,8 @@ class Driver:
             Requirement(instance_name, pairs),
             priority,
             do_not_cache,
+            timeout_seconds,
+            action_class=action_class,
         )
         self.do(e.Submit(name, f"task-{self._names}", candidate))
         if watched:

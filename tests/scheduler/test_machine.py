@@ -6,10 +6,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cas.errors import StatusError
+from cas.digest import Digest
+from cas.errors import AlreadyExists, StatusError
 from rexec.scheduler import events as e
 from rexec.scheduler.settings import SchedulerSettings
-from rexec.scheduler.task import Failure, HeldLease, Hold, Stage
+from rexec.scheduler.task import Candidate, Failure, HeldLease, Hold, Stage, Usage
 from tests.scheduler.rules import LINUX, Driver, of_kind
 
 PLATFORMS = (frozenset[tuple[str, str]](), LINUX, LINUX | {("gpu", "a100")})
@@ -25,7 +26,14 @@ class Machine(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.driver = Driver(SchedulerSettings(max_queued_operations=30, max_retained_operations=50, max_attempts=2))
+        self.driver = Driver(
+            SchedulerSettings(
+                max_queued_operations=30, max_retained_operations=50, max_attempts=2, quarantine_failures=2,
+                hedge_min_seconds=0.5, staging_seconds=90,
+            )
+        )  # fmt: skip
+        for _ in range(20):
+            self.driver.queue.state.statistics.learn(Candidate("", Digest.of(b""), action_class="usual"), Usage(1.0))
         self.held: dict[str, dict[str, int]] = {}
         """Lease id to epoch, by session."""
         self.old: list[HeldLease] = []
@@ -80,8 +88,9 @@ class Machine(RuleBasedStateMachine):
         platform = pairs if not action else PLATFORMS[ord(action) % 3]  # an equal action has an equal platform
         try:
             name = self.driver.submit(
-                action, priority=priority, pairs=platform, do_not_cache=do_not_cache, watched=watched
-            )
+                action, priority=priority, pairs=platform, do_not_cache=do_not_cache, watched=watched,
+                action_class="usual", timeout_seconds=60,
+            )  # fmt: skip
         except StatusError:
             return
         if watched:
@@ -120,7 +129,10 @@ class Machine(RuleBasedStateMachine):
     )
     def attach_new(self, name: str, slots: int, extra: int, pairs: frozenset[tuple[str, str]]) -> None:
         self.sessions += 1
-        self.driver.attach(name, session=f"s{self.sessions}", slots=slots, credit=slots + extra, pairs=pairs)
+        try:
+            self.driver.attach(name, session=f"s{self.sessions}", slots=slots, credit=slots + extra, pairs=pairs)
+        except AlreadyExists:
+            assert self.driver.queue.fleet.by_name[name].connected
         self.carry_out()
 
     @precondition(lambda self: self.driver.queue.fleet.workers)
@@ -139,6 +151,11 @@ class Machine(RuleBasedStateMachine):
         self.held[worker_id] |= {lease.lease_id: lease.epoch for lease in welcome.resumed}
         self.old += welcome.unknown
 
+    @rule()
+    def answer_or_be_silent(self) -> None:
+        """Workers say nothing of the leases that they get from now on, or do so again."""
+        self.driver.workers_answer = not self.driver.workers_answer
+
     @precondition(lambda self: self.connected())
     @rule(data=st.data(), leases=st.integers(0, 4))
     def credit(self, data: st.DataObject, leases: int) -> None:
@@ -153,15 +170,17 @@ class Machine(RuleBasedStateMachine):
         self.do(e.WorkerDetached(worker_id))
 
     @precondition(lambda self: self.holding())
-    @rule(data=st.data(), running=st.booleans(), report=st.booleans())
-    def progress(self, data: st.DataObject, running: bool, report: bool) -> None:
+    @rule(data=st.data(), running=st.booleans(), delivering=st.booleans(), report=st.booleans())
+    def progress(self, data: st.DataObject, running: bool, delivering: bool, report: bool) -> None:
         worker_id, lease = data.draw(st.sampled_from(self.holding()))
-        self.do(e.Progress(worker_id, lease.lease_id, lease.epoch, running))
+        self.do(
+            e.Progress(worker_id, lease.lease_id, lease.epoch, running, delivering=running and delivering)
+        )  # fmt: skip
         if report:
             self.do(e.Reported(worker_id, lease.lease_id, lease.epoch))
 
     @precondition(lambda self: self.holding())
-    @rule(data=st.data(), failure=st.sampled_from(Failure))
+    @rule(data=st.data(), failure=st.sampled_from([*Failure, Failure.INFRASTRUCTURE]))
     def finish(self, data: st.DataObject, failure: Failure) -> None:
         worker_id, lease = data.draw(st.sampled_from(self.holding()))
         del self.held[worker_id][lease.lease_id]
