@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from protos.rexec.scheduler.v1 import frontends_pb2, status_pb2
 from protos.rexec.worker.v1 import worker_pb2
@@ -17,6 +18,7 @@ from rexec.scheduler.broker import Broker
 from rexec.scheduler.clock import Clock
 from rexec.scheduler.frontends import FrontendsService
 from rexec.scheduler.inputs import InputRoots
+from rexec.scheduler.journal import Journal
 from rexec.scheduler.results import Results
 from rexec.scheduler.status import StatusService
 from rexec.scheduler.workers import WorkersService
@@ -26,13 +28,19 @@ from rexec.stores import Held
 class Core:
     """A broker and its services, added to the edge's server."""
 
-    def __init__(self, edge: Edge, config: Config, held: Held, inputs: InputRoots, clock: Clock) -> None:
+    def __init__(
+        self, edge: Edge, config: Config, held: Held, inputs: InputRoots, clock: Clock, journal: Journal | None
+    ) -> None:  # fmt: skip
+        """`journal` is what this process has come to lead with (rexec/leading.py)."""
         self._edge = edge
         self._used_bytes: Callable[[], int] = held.used_bytes
         results = Results(held.instances, inputs, clock)
-        self.broker = Broker(config.scheduler, results, clock=clock, observer=edge.telemetry)
+        self.broker = Broker(config.scheduler, results, clock=clock, observer=edge.telemetry, journal=journal)
         workers = WorkersService(self.broker)
-        self._frontends = FrontendsService(held.instances, self.broker, workers, clock, name=socket.gethostname())
+        generation = journal.generation if journal is not None else 0
+        self._frontends = FrontendsService(
+            held.instances, self.broker, workers, clock, name=socket.gethostname(), generation=generation
+        )
         edge.server.add(worker_pb2, "Workers", workers)
         edge.server.add(frontends_pb2, "Frontends", self._frontends)
         edge.server.add(status_pb2, "Status", StatusService(self.broker.status))
@@ -42,4 +50,4 @@ class Core:
         """Take calls meanwhile; those that wait are told at the end to come back."""
         async with self._edge.answering(self.broker, self._frontends) as running:
             self._edge.telemetry.watch(self.broker.snapshot, self._used_bytes)
-            yield running
+            yield replace(running, ends=self.broker.lost)

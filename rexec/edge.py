@@ -7,6 +7,7 @@ close, and no call has to be cut off.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ class Running:
     """Where its own user's processes reach it; None without a state directory."""
     health: Health
     services: tuple[ServiceDescriptor, ...]
+    ends: asyncio.Future[str] | None = None
+    """Set, with the reason, when the process must not go on; None if that cannot be."""
 
 
 class Edge:

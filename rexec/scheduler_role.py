@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from rexec.config import Config
 from rexec.core import Core
 from rexec.edge import CannotServe, Running, opened_edge
+from rexec.leading import leading
 from rexec.scheduler.clock import SystemClock
 from rexec.scheduler.inputs import InputRoots
 from rexec.services import offer_assets, offer_cache
@@ -21,12 +22,13 @@ from rexec.stores import StoreUnusable, open_held
 async def running_scheduler(config: Config) -> AsyncIterator[Running]:
     """A scheduler of this configuration, until the block ends. Raises CannotServe."""
     clock = SystemClock()
-    async with opened_edge(config) as edge, AsyncExitStack() as stack:
+    # Whoever stands by has no port and no store yet: both may be those of the one that leads.
+    async with leading(config) as journal, opened_edge(config) as edge, AsyncExitStack() as stack:
         try:
             held = await stack.enter_async_context(open_held(config))
         except StoreUnusable as error:
             raise CannotServe(str(error)) from error
-        core = Core(edge, config, held, InputRoots(config.scheduler, clock), clock)
+        core = Core(edge, config, held, InputRoots(config.scheduler, clock), clock, journal)
         if config.store.kind != "remote":
             await stack.enter_async_context(offer_cache(edge.server, config, held, executes=False))
         await stack.enter_async_context(offer_assets(edge.server, config, held))

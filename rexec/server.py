@@ -19,6 +19,7 @@ import structlog
 from rexec.config import Config
 from rexec.core import Core
 from rexec.edge import CannotServe, Running, opened_edge
+from rexec.leading import leading
 from rexec.local import LocalWorker, worker_command
 from rexec.scheduler.clock import SystemClock
 from rexec.scheduler.inputs import InputRoots
@@ -53,11 +54,20 @@ async def until_stopped(role: AbstractAsyncContextManager[Running], ready: Ready
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    reason = ""
     async with role as process:
         ready(process.addresses)
+        if process.ends is not None:
+            process.ends.add_done_callback(lambda _ends: stop.set())
         await stop.wait()
-        log.info("stopping")
+        if process.ends is not None and process.ends.done():
+            reason = process.ends.result()
+            log.error("this scheduler must not go on", reason=reason)
+        else:
+            log.info("stopping")
         process.health.drain()
+    if reason:
+        raise CannotServe(f"this scheduler must not go on: {reason}")
 
 
 @asynccontextmanager
@@ -70,7 +80,8 @@ async def running(config: Config) -> AsyncIterator[Running]:
         except StoreUnusable as error:
             raise CannotServe(str(error)) from error
         inputs = InputRoots(config.scheduler, clock)
-        core = Core(edge, config, held, inputs, clock)
+        journal = await stack.enter_async_context(leading(config))
+        core = Core(edge, config, held, inputs, clock, journal)
         others = offer_execution(edge, config, held, core.broker, inputs, clock)
         await stack.enter_async_context(offer_cache(edge.server, config, held, executes=True, others=others))
         await stack.enter_async_context(offer_assets(edge.server, config, held))

@@ -26,6 +26,9 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     journal: bool = True
     """Write operations, leases and what was learned to disk, so that a restart loses none of them. They are in
     scheduler.sqlite3 in the state directory. With a store in memory there is nothing to come back to, and no journal."""
+    journal_path: str = ""
+    """Another file for it. Schedulers that stand by for one another share it, on a volume that locks files (flock) for all of
+    them."""
     leadership_seconds: float = 5.0
     """How long the scheduler that leads may be silent before another one that waits takes its place."""
     heartbeat_seconds: float = 5.0
