@@ -11,12 +11,15 @@ from grpc import aio
 
 from cas.action_cache import ActionCache, Complete, MemoryActionCache
 from cas.action_cache_disk import DiskActionCache
+from cas.action_cache_remote import RemoteActionCache
 from cas.compose import Tiered, Verified
+from cas.connection_settings import ConnectionSettings
 from cas.disk import DiskStore
 from cas.instances import Instance, Instances
 from cas.memory import MemoryStore
 from cas.metered import Metered
 from cas.remote import CHANNEL_OPTIONS, RemoteStore
+from cas.services.action_cache import ActionCacheService
 from cas.services.bytestream import ByteStream
 from cas.services.cas import ContentAddressableStorage
 from cas.store import BlobStore
@@ -24,6 +27,7 @@ from cas.uploads import Uploads
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.google.bytestream import bytestream_pb2
 from rexec.rpc import RpcServer
+from rexec.scheduler_channel import following_channel
 
 OpenStore = Callable[[int], AbstractAsyncContextManager[BlobStore]]
 """Opens an empty store with room for that many bytes of blobs of more than 64 KiB each."""
@@ -70,7 +74,7 @@ async def tiered_behind_a_small_memory(path: Path, max_bytes: int) -> AsyncItera
 
 @asynccontextmanager
 async def remote(_path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
-    """A store behind our own services, over a real connection."""
+    """A store behind our own services, over a real connection to the second of two servers."""
     instances = Instances([Instance("team/one", Verified(MemoryStore(max_bytes)), MemoryActionCache(10))])
     # What a broken stream has uploaded is given up at once: kept for its resumption it would hold room in the store.
     async with Uploads(resume_seconds=0) as uploads:
@@ -80,7 +84,9 @@ async def remote(_path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
         port = server.listen("127.0.0.1:0")
         await server.start()
         try:
-            async with aio.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS) as channel:
+            connection = ConnectionSettings()
+            address = f"grpc://127.0.0.1:{port}"
+            async with following_channel(["grpc://127.0.0.1:1", address], connection, lambda: 1) as channel:
                 yield RemoteStore(channel, "team/one")
         finally:
             await server.stop(0)
@@ -120,7 +126,26 @@ async def complete_results(_path: Path, max_entries: int) -> AsyncIterator[Actio
     yield Complete(MemoryActionCache(max_entries), MemoryStore())
 
 
-@pytest.fixture(params=[results_in_memory, results_on_disk, complete_results], ids=lambda opener: opener.__name__)
+@asynccontextmanager
+async def results_elsewhere(_path: Path, max_entries: int) -> AsyncIterator[ActionCache]:
+    """Results behind our own service, over a real connection."""
+    results, store = MemoryActionCache(max_entries), MemoryStore()
+    names = ("", "main", "one", "two", "x" * 300)
+    server = RpcServer()
+    server.add(re_pb2, "ActionCache", ActionCacheService(Instances(Instance(name, store, results) for name in names)))
+    port = server.listen("127.0.0.1:0")
+    await server.start()
+    try:
+        async with aio.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS) as channel:
+            yield RemoteActionCache(channel)
+    finally:
+        await server.stop(0)
+
+
+RESULTS = [results_in_memory, results_on_disk, complete_results, results_elsewhere]
+
+
+@pytest.fixture(params=RESULTS, ids=lambda opener: opener.__name__)
 def open_action_cache(request: pytest.FixtureRequest, tmp_path: Path) -> OpenActionCache:
     return lambda max_entries: request.param(tmp_path, max_entries)
 
