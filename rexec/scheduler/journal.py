@@ -265,6 +265,7 @@ def _opened(path: Path) -> sqlite3.Connection:
                 f"the scheduler's journal {path} was written by a later version of this program (layout {version}; this one"
                 f" knows {SCHEMA_VERSION}): use that version, or move the file away and lose what waits and runs"
             )
+        _tenure(database)  # which may be the part that is damaged
     except BaseException:
         database.close()
         raise
