@@ -3,6 +3,8 @@
     <root>/lock                                     held while a process uses the directory
     <root>/synced.json                              the last sync (cas/durability.py)
     <root>/incoming/                                large blobs that are still arriving; emptied at start
+    <root>/incoming/<guest>/                        what a guest writes (cas/shared_disk.py), removed when the guest is gone
+    <root>/guests.sock, presence                    between the owner and its guests
     <root>/blobs/<function>/<2 hex>/<hash>-<size>   whole blobs
 
 The size is in the name so that a file cut short is known without reading it. Nothing here knows which blobs are visible:
@@ -13,7 +15,9 @@ state, so they may run at the same time for different digests.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,14 +26,18 @@ import structlog
 
 from cas.digest import Digest, DigestFunction, parse_digest
 from cas.durability import SyncMarker
-from cas.errors import MalformedRequest, StatusError, StoreFull
-from cas.file_lock import DirectoryUnusable, claim
+from cas.errors import Internal, MalformedRequest, StatusError, StoreFull
+from cas.file_lock import DirectoryUnusable, claim, lock_file
 from cas.store import SMALL_BLOB_BYTES
 
 log = structlog.get_logger()
 
+BLOCK_BYTES = 4096
+"""File systems give room in blocks of this size, and never less than one (with the inode) for a file."""
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _GONE = (errno.ENOENT, errno.EIO)
+_numbers = itertools.count()
 _FUNCTIONS = {function.name.lower(): function for function in DigestFunction}
 _READ = os.O_RDONLY | os.O_CLOEXEC
 # O_EXCL: a name is never written over, because someone may be reading the file that it stood for.
@@ -43,6 +51,19 @@ def store_full(digest: Digest, reason: OSError) -> StatusError | None:
     return None
 
 
+def failure_of(digest: Digest, reason: OSError) -> StatusError:
+    """What the caller is told of a write that failed for `reason`."""
+    full = store_full(digest, reason)
+    if full is None:
+        log.error("cannot write a blob", digest=str(digest), reason=str(reason))
+    return full or Internal()
+
+
+def charge(size_bytes: int) -> int:
+    """What a blob of that size takes on the disk, in bytes."""
+    return max(BLOCK_BYTES, (size_bytes + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES)
+
+
 class BlobDirectory:
     """The directory of one store."""
 
@@ -50,6 +71,10 @@ class BlobDirectory:
         self.root = root
         self.marker = root / "synced.json"
         self.incoming = root / "incoming"
+        self.socket_name = "guests.sock"
+        self.presence = root / "presence"
+        self.is_shared = False
+        """Whether other processes see and publish blobs here too. Set by the owner."""
         self._blobs = root / "blobs"
         self._prefixes = {function: f"{self._blobs}/{name}/" for name, function in _FUNCTIONS.items()}
 
@@ -78,8 +103,10 @@ class BlobDirectory:
         Removed are files that are no blob, that are cut short, and small ones that may be torn after a crash of the
         machine. Directories that are not ours are left alone.
         """
-        for name in os.listdir(self.incoming):
-            self._drop(f"{self.incoming}/{name}")
+        self.sweep()
+        for entry in _entries(str(self.incoming)):
+            if not entry.is_dir(follow_symlinks=False):
+                self._drop(entry.path)
         found = []
         dropped = 0
         for function_name, function in _FUNCTIONS.items():
@@ -116,6 +143,9 @@ class BlobDirectory:
 
         What became of each is added to `written` or `failed` as it happens; of a failed one nothing is left.
         """
+        if self.is_shared:
+            self.write_aside(blobs, str(self.incoming), written, failed)
+            return
         for digest, data in blobs:
             path = self.path_of(digest)
             try:
@@ -130,6 +160,60 @@ class BlobDirectory:
                     os.unlink(path)
             else:
                 written.append(digest)
+
+    def write_aside(
+        self,
+        blobs: Sequence[tuple[Digest, bytes]],
+        incoming: str,
+        written: list[Digest],
+        failed: dict[Digest, OSError],
+    ) -> None:
+        """Write whole blobs by way of temporary files in `incoming`: where several processes publish, the name alone makes a
+        blob visible. Several may publish the same blob at once: its name stands for a whole file all the time."""
+        for digest, data in blobs:
+            temporary = f"{incoming}/{digest.hash}-{next(_numbers)}"
+            try:
+                descriptor = os.open(temporary, _CREATE, 0o600)
+                try:
+                    write_all(descriptor, data)
+                finally:
+                    os.close(descriptor)
+                self.publish(temporary, digest)
+            except OSError as reason:
+                failed[digest] = reason
+                with suppress(OSError):
+                    os.unlink(temporary)
+            else:
+                written.append(digest)
+
+    def stamp_of(self, digest: Digest) -> float | None:
+        """The recorded time of last use of a blob whose file is there and whole; None if it is not."""
+        try:
+            status = os.stat(self.path_of(digest))
+        except OSError as reason:
+            if reason.errno not in _GONE:
+                raise
+            return None
+        return status.st_mtime if status.st_size == digest.size_bytes else None
+
+    def sweep(self) -> bool:
+        """Remove what guests left that are gone: their locks are free. Returns whether guests are there."""
+        guests = False
+        for entry in _entries(str(self.incoming)):
+            if not entry.is_dir(follow_symlinks=False):
+                continue
+            try:
+                lock = lock_file(f"{entry.path}/lock")
+            except BlockingIOError:
+                guests = True
+                continue
+            except OSError:
+                continue  # gone meanwhile
+            try:
+                shutil.rmtree(entry.path, ignore_errors=True)
+            finally:
+                os.close(lock)
+        return guests
 
     def read(self, digests: Sequence[Digest]) -> dict[Digest, bytes]:
         """The content of those `digests` whose files are there with the size that they must have."""

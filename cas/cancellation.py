@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from typing import ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -26,3 +28,9 @@ async def to_the_end(work: Awaitable[T]) -> T:
             task.exception()  # seen
         raise cancellation
     return task.result()
+
+
+async def in_thread(threads: Executor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do blocking work in a thread. If the call is cancelled it still waits for the thread to end, then says so: only then
+    may files be closed, removed, or declared whole."""
+    return await to_the_end(asyncio.get_running_loop().run_in_executor(threads, lambda: work(*args, **kwargs)))

@@ -8,6 +8,10 @@ the machine costs is in cas/durability.py.
 
 A digest whose file is being written or removed is *busy*: whoever else wants to write it waits, so no file is ever
 written by two, and none is removed after it has been written anew. The content is the caller's to check (`Verified`).
+
+A store may be shared: then further processes of this machine, its guests, read and write the files themselves
+(cas/shared_disk.py), while this one goes on to decide what stays (cas/disk_guests.py). Every file then gets its name last,
+and a blob that the ledger does not know is looked for on the disk if a guest may have written it.
 """
 
 from __future__ import annotations
@@ -15,22 +19,24 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
 import structlog
 
-from cas.blob_directory import BlobDirectory, store_full
-from cas.cancellation import to_the_end
+from cas.blob_directory import BlobDirectory, charge, failure_of, store_full
+from cas.cancellation import in_thread
 from cas.config import SYNC_SECONDS
 from cas.digest import Digest
-from cas.disk_transfer import Incoming, Outgoing
+from cas.disk_guests import Guests
+from cas.disk_transfer import INLINE_BLOBS, INLINE_BYTES, Incoming, measured, pieces_of
 from cas.disk_upkeep import DiskUpkeep
 from cas.durability import current_boot_id
-from cas.errors import BlobNotFound, DigestMismatch, Internal, StatusError, StoreFull
+from cas.errors import BlobNotFound, DigestMismatch, StatusError, StoreFull
 from cas.ledger import Entry, Ledger
 from cas.store import CHUNK_BYTES, SMALL_BLOB_BYTES, extent_of
 
@@ -39,18 +45,7 @@ T = TypeVar("T")
 
 log = structlog.get_logger()
 
-INLINE_BYTES = 128 << 10
-"""Batches up to this size are moved on the event loop: about 0.1 ms, as much as the hop to a thread."""
-INLINE_BLOBS = 4
-"""Files that may be created on the event loop in one go, at 0.06 to 0.3 ms each, or removed, or read, which costs less."""
 THREADS = 4
-BLOCK_BYTES = 4096
-"""File systems give room in blocks of this size, and never less than one (with the inode) for a file."""
-
-
-def charge(size_bytes: int) -> int:
-    """What a blob of that size takes on the disk, in bytes."""
-    return max(BLOCK_BYTES, (size_bytes + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES)
 
 
 class DiskStore:
@@ -64,11 +59,13 @@ class DiskStore:
         root: Path,
         max_bytes: int | None = None,
         *,
+        shared: bool = False,
         sync_seconds: float = SYNC_SECONDS,
         clock: Callable[[], float] = time.time,
         boot_id: Callable[[], str] = current_boot_id,
     ) -> None:
-        """`max_bytes` bounds the room on the disk (see `charge`); None decides by the disk (cas/config.py)."""
+        """`max_bytes` bounds the room on the disk (see `charge`); None decides by the disk (cas/config.py). A `shared` store
+        takes guests."""
         self._directory = BlobDirectory(root)
         self._ledger = Ledger(1 if max_bytes is None else max_bytes, charge)
         self._upkeep = DiskUpkeep(self._directory, self._ledger, max_bytes, clock, boot_id())
@@ -78,6 +75,7 @@ class DiskStore:
         self._dirty = asyncio.Event()
         """Something was written, or a time of last use fell behind, since the last sync."""
         self._tasks = asyncio.TaskGroup()
+        self._guests = Guests(self._directory, self._ledger, self) if shared else None
 
     @property
     def used_bytes(self) -> int:
@@ -97,7 +95,12 @@ class DiskStore:
         try:
             self._lock = await self._settle(self._directory.lock)
             try:
+                if self._guests is not None:
+                    await self._settle(self._guests.prepare)
                 await self._settle(self._upkeep.load)
+                if self._guests is not None:
+                    await self._settle(self._guests.publish_all)
+                    await self._guests.listen()
             except BaseException:
                 os.close(self._lock)
                 raise
@@ -110,9 +113,10 @@ class DiskStore:
 
     async def __aexit__(self, *_: object) -> None:
         self._syncing.cancel()
+        guests = self._guests is not None and self._guests.close()
         await self._tasks.__aexit__(None, None, None)
         try:
-            await self._settle(self._upkeep.close)
+            await self._settle(self._upkeep.close, guests)
         finally:
             self._threads.shutdown()
             os.close(self._lock)
@@ -121,6 +125,8 @@ class DiskStore:
 
     async def find_missing(self, digests: Iterable[Digest]) -> set[Digest]:
         missing = self._ledger.find_missing(digests, self._clock())
+        if missing and self._guests is not None:
+            missing.difference_update(self._guests.find_unknown(missing))
         if self._ledger.stale:
             self._dirty.set()
         return missing
@@ -146,33 +152,11 @@ class DiskStore:
         if entry is None:
             raise BlobNotFound(digest)
         start, end = extent_of(digest, offset, limit)
-        async with aclosing(self._pieces(digest, entry, start, end)) as pieces:
+        lose = partial(self._lose, digest, entry)
+        async with aclosing(pieces_of(self._directory, digest, start, end, self._threads, lose)) as pieces:
             # The first step opens the file, so that entering fails if it is gone and the blob stays readable from here.
             await anext(pieces)
             yield pieces
-
-    async def _pieces(self, digest: Digest, entry: Entry, start: int, end: int) -> AsyncGenerator[bytes, None]:
-        inline = end - start <= INLINE_BYTES
-        outgoing = Outgoing(self._directory, digest)
-        try:
-            first = min(end, start + CHUNK_BYTES)
-            found = outgoing.open(start, first) if inline else await self._settle(outgoing.open, start, first)
-            if found:
-                yield b""
-                if start < end:
-                    yield outgoing.piece
-                position = first
-                while position < end and found:
-                    following = min(end, position + CHUNK_BYTES)
-                    found = await self._settle(outgoing.read, position, following)
-                    if found:
-                        yield outgoing.piece
-                    position = following
-            if not found:
-                await self._lose(digest, entry)
-                raise BlobNotFound(digest)
-        finally:
-            outgoing.close()
 
     # Writing
 
@@ -217,6 +201,8 @@ class DiskStore:
             and all(victim.size_bytes <= SMALL_BLOB_BYTES for victim in victims)
         )
         self._dirty.set()
+        if self._guests is not None:
+            self._guests.announce(victims, [digest for digest, _ in batch])
         try:
             if inline:
                 self._directory.remove(victims)
@@ -232,7 +218,7 @@ class DiskStore:
                 kept = set(written)
                 self._ledger.release(sum(charge(digest.size_bytes) for digest, _ in batch if digest not in kept))
             self._vacate(done, [*victims, *(digest for digest, _ in batch)])
-        return {digest: _failure(digest, reason) for digest, reason in failed.items()}
+        return {digest: failure_of(digest, reason) for digest, reason in failed.items()}
 
     def _replace(
         self,
@@ -249,16 +235,16 @@ class DiskStore:
             return
         self._ledger.require_room(digest)
         if digest.size_bytes <= SMALL_BLOB_BYTES:
-            async with aclosing(_measured(digest, chunks)) as measured:
-                data = b"".join([chunk async for chunk in measured])
+            async with aclosing(measured(digest, chunks)) as whole:
+                data = b"".join([chunk async for chunk in whole])
             for failure in (await self.write_many([(digest, data)])).values():
                 raise failure
             return
         incoming = Incoming(self._directory, digest)
         try:
             buffer = bytearray()
-            async with aclosing(_measured(digest, chunks)) as measured:
-                async for chunk in measured:
+            async with aclosing(measured(digest, chunks)) as whole:
+                async for chunk in whole:
                     buffer += chunk
                     del chunk
                     if len(buffer) >= CHUNK_BYTES:
@@ -283,6 +269,8 @@ class DiskStore:
         victims = self._ledger.reserve(needed)
         incoming.reserved_bytes += needed
         done = self._occupy(victims)
+        if self._guests is not None:
+            self._guests.announce(victims)
         try:
             await self._settle(incoming.write, victims, data)
         finally:
@@ -297,6 +285,8 @@ class DiskStore:
             return
         self._dirty.set()
         done = self._occupy([digest])
+        if self._guests is not None:
+            self._guests.announce([], [digest])
         try:
             await self._settle(incoming.publish)
         finally:
@@ -328,6 +318,8 @@ class DiskStore:
 
     def _touch(self, digest: Digest) -> Entry | None:
         entry = self._ledger.touch(digest, self._clock())
+        if entry is None and self._guests is not None and self._guests.find_unknown([digest]):
+            entry = self._ledger.touch(digest, self._clock())
         if self._ledger.stale:
             self._dirty.set()
         return entry
@@ -337,11 +329,35 @@ class DiskStore:
         if not self._ledger.forget(digest, entry):
             return
         log.warning("a blob was damaged on the disk and is dropped", digest=str(digest))
-        done = self._occupy([digest])
+        await self.discard([digest])
+
+    # For the guests
+
+    def busy_with(self, digest: Digest) -> asyncio.Future[None] | None:
+        """What ends when the file of `digest` is no longer being written or removed; None if it is not."""
+        return self._busy.get(digest)
+
+    def note(self) -> None:
+        """Something was written, or used, by a guest."""
+        self._dirty.set()
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self._clock()
+
+    def start(self, work: Coroutine[None, None, None]) -> None:
+        """Have `work` done while the store is open."""
+        self._tasks.create_task(work)
+
+    async def discard(self, victims: list[Digest]) -> None:
+        """Remove the files of blobs that are forgotten already."""
+        done = self._occupy(victims)
+        if self._guests is not None:
+            self._guests.announce(victims)
         try:
-            await self._settle(self._directory.remove, [digest])
+            await self._settle(self._directory.remove, victims)
         finally:
-            self._vacate(done, [digest])
+            self._vacate(done, victims)
 
     def _occupy(self, digests: list[Digest]) -> asyncio.Future[None]:
         done = asyncio.get_running_loop().create_future()
@@ -355,27 +371,7 @@ class DiskStore:
         done.set_result(None)
 
     async def _settle(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do blocking work in a thread. If the call is cancelled it still waits for the thread to end, then says so: only
-        then may files be closed, removed, or declared whole."""
-        loop = asyncio.get_running_loop()
-        return await to_the_end(loop.run_in_executor(self._threads, lambda: work(*args, **kwargs)))
+        return await in_thread(self._threads, work, *args, **kwargs)
 
 
-async def _measured(digest: Digest, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """`chunks`, raising DigestMismatch as soon as they are more bytes than `digest` says, and if they end with fewer."""
-    size_bytes = 0
-    async for chunk in chunks:
-        size_bytes += len(chunk)
-        if size_bytes > digest.size_bytes:
-            raise DigestMismatch(digest, f"at least {size_bytes} bytes")
-        yield chunk
-        del chunk  # or it would stay in memory for as long as a slow client takes to send the next
-    if size_bytes != digest.size_bytes:
-        raise DigestMismatch(digest, f"{size_bytes} bytes")
-
-
-def _failure(digest: Digest, reason: OSError) -> StatusError:
-    full = store_full(digest, reason)
-    if full is None:
-        log.error("cannot write a blob", digest=str(digest), reason=str(reason))
-    return full or Internal()
+__all__ = ["DiskStore", "charge"]

@@ -62,11 +62,12 @@ class DiskUpkeep:
         OSError."""
         self._sync(stale, started, started - MARGIN_SECONDS)
 
-    def close(self) -> None:
-        """The last sync. No write is under way any more, so whatever is there is synced, however new."""
+    def close(self, guests: bool = False) -> None:
+        """The last sync. No write is under way any more, so whatever is there is synced, however new; unless there are
+        guests, which go on writing."""
         now = self._clock()
         try:
-            self._sync(self._ledger.take_stale(), now, now + MARGIN_SECONDS)
+            self._sync(self._ledger.take_stale(), now, now - MARGIN_SECONDS if guests else now + MARGIN_SECONDS)
         except OSError as reason:
             log.warning("cannot sync the store at its end", directory=str(self._directory.root), reason=str(reason))
 

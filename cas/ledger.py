@@ -8,7 +8,7 @@ very many tiny blobs is limited by what each costs beside its content.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 
 from cas.digest import Digest
 from cas.errors import StoreFull
@@ -40,10 +40,16 @@ class Ledger:
         """Charged for the writes under way."""
         self.stale: list[Digest] = []
         """Blobs whose recorded time of last use should be renewed; taken by a store that records it."""
+        self.spares: Callable[[Digest, Entry], bool] | None = None
+        """Asked before a blob is forgotten to make room: whether it was used by someone else since. It has then renewed
+        `stamped_at`, so that it does not say so again."""
         self._entries: OrderedDict[Digest, Entry] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def __iter__(self) -> Iterator[Digest]:
+        return iter(self._entries)
 
     def __contains__(self, digest: Digest) -> bool:
         return digest in self._entries
@@ -109,8 +115,24 @@ class Ledger:
         victims: list[Digest] = []
         if wanted_bytes <= 0:
             return victims
-        for digest in self._entries:
-            if digest not in held:
+        spared: list[Digest] = []
+        for digest, entry in self._entries.items():
+            if digest in held:
+                continue
+            if self.spares is not None and self.spares(digest, entry):
+                spared.append(digest)
+                continue
+            victims.append(digest)
+            wanted_bytes -= self.charge(digest.size_bytes)
+            if wanted_bytes <= 0:
+                break
+        for digest in spared:
+            self._entries.move_to_end(digest)
+        if wanted_bytes <= 0:
+            return victims
+        if spared:
+            # Everything else is not enough, so they go after all, the one used longest ago first.
+            for digest in spared:
                 victims.append(digest)
                 wanted_bytes -= self.charge(digest.size_bytes)
                 if wanted_bytes <= 0:

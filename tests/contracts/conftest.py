@@ -22,12 +22,14 @@ from cas.remote import CHANNEL_OPTIONS, RemoteStore
 from cas.services.action_cache import ActionCacheService
 from cas.services.bytestream import ByteStream
 from cas.services.cas import ContentAddressableStorage
+from cas.shared_disk import SharedDisk
 from cas.store import BlobStore
 from cas.uploads import Uploads
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.google.bytestream import bytestream_pb2
 from rexec.rpc import RpcServer
 from rexec.scheduler_channel import following_channel
+from tests.sharing import InTurn, owner_process
 
 OpenStore = Callable[[int], AbstractAsyncContextManager[BlobStore]]
 """Opens an empty store with room for that many bytes of blobs of more than 64 KiB each."""
@@ -92,7 +94,55 @@ async def remote(_path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
             await server.stop(0)
 
 
-STORES = [memory, disk, verified_memory, verified_disk, metered, tiered, tiered_behind_a_small_memory, remote]
+@asynccontextmanager
+async def guest(path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
+    async with DiskStore(path, max_bytes, shared=True), SharedDisk(path) as store:
+        yield store
+
+
+@asynccontextmanager
+async def owner_of_guests(path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
+    async with DiskStore(path, max_bytes, shared=True) as store, SharedDisk(path):
+        yield store
+
+
+@asynccontextmanager
+async def owner_and_guests_in_turn(path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
+    async with (
+        DiskStore(path, max_bytes, shared=True) as owner,
+        SharedDisk(path) as one,
+        SharedDisk(path) as other,
+    ):
+        yield InTurn([owner, one, other])
+
+
+@asynccontextmanager
+async def guest_of_another_process(path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
+    async with owner_process(path, max_bytes), SharedDisk(path) as store:
+        yield store
+
+
+@asynccontextmanager
+async def guests_of_another_process_in_turn(path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
+    async with owner_process(path, max_bytes), SharedDisk(path) as one, SharedDisk(path) as other:
+        yield InTurn([one, other])
+
+
+STORES = [
+    memory,
+    disk,
+    verified_memory,
+    verified_disk,
+    metered,
+    tiered,
+    tiered_behind_a_small_memory,
+    remote,
+    guest,
+    owner_of_guests,
+    owner_and_guests_in_turn,
+    guest_of_another_process,
+    guests_of_another_process_in_turn,
+]
 
 
 @pytest.fixture(params=STORES, ids=lambda opener: opener.__name__)
