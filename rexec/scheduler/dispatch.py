@@ -55,16 +55,14 @@ def assign(state: QueueState, now: float) -> None:
     """
     fleet = state.fleet
     while state.roomy or fleet.released or fleet.stirred:
-        workers = dict.fromkeys([*state.roomy, *fleet.released])
-        state.roomy.clear()
-        fleet.released.clear()
-        for worker in workers:
-            while fleet.has_room(worker) and (turn := fleet.next_task(worker, now)) is not None:
-                _serve(state, *turn, worker, now)
+        for workers in (state.roomy, fleet.released):
+            while workers:
+                worker = workers.pop()
+                while fleet.active and fleet.has_room(worker) and (turn := fleet.next_task(worker, now)) is not None:
+                    _serve(state, *turn, worker)
         contested = fleet.larger > 0 or len(fleet.stirred) > 1
         while fleet.stirred:
-            line = next(iter(fleet.stirred))
-            del fleet.stirred[line]
+            line, _fit = fleet.stirred.popitem()
             _serve_line(state, line, contested, now)
 
 
@@ -80,12 +78,12 @@ def _serve_line(state: QueueState, line: Line, contested: bool, now: float) -> N
             return
         chosen = fleet.next_task(worker, now) if contested else turn
         if chosen is not None:
-            _serve(state, *chosen, worker, now)
+            _serve(state, *chosen, worker)
         elif line.fit.room_of(worker.worker_id) is not None:
             return  # else the worker is kept free for something larger now, and another one may have room
 
 
-def _serve(state: QueueState, task: Task, owner: Owner, worker: Worker, now: float) -> None:
+def _serve(state: QueueState, task: Task, owner: Owner, worker: Worker) -> None:
     fit = state.fleet.fit_of(task)
     leave(state, task)
     grant(state, task, worker, owner)

@@ -119,7 +119,9 @@ class Fit:
 
     def barred(self) -> Worker | None:
         """A worker that is quarantined and here, the first in order of name."""
-        barred = [worker for worker in self.workers.values() if worker.standing is Standing.QUARANTINED and worker.connected]
+        barred = [
+            worker for worker in self.workers.values() if worker.standing is Standing.QUARANTINED and worker.connected
+        ]
         return min(barred, key=lambda worker: worker.name, default=None)
 
     def nearest(self, taken: frozenset[str]) -> Worker | None:
@@ -128,9 +130,6 @@ class Fit:
         able = [
             worker
             for worker in self.workers.values()
-            if worker.connected
-            and not worker.draining
-            and worker.may_get_leases
-            and worker.worker_id not in taken
+            if worker.connected and not worker.draining and worker.may_get_leases and worker.worker_id not in taken
         ]
         return max(able, key=lambda worker: worker.free_slots / self.uses[worker.worker_id].slots, default=None)

@@ -102,10 +102,10 @@ class Fleet:
     def has_room(self, worker: Worker) -> bool:
         """Whether the worker may be given a lease now, if it is small enough."""
         return (
-            worker.connected
+            worker.credit > 0
+            and worker.connected
             and not worker.draining
             and worker.may_get_leases
-            and worker.credit > 0
             and worker.free_slots > -self._settings.max_prefetched_leases
         )
 
@@ -226,7 +226,7 @@ class Fleet:
         del line.members[task]
         for branch in place.stands:
             line.part(branch)
-            self.shares.forget_idle(branch.node.owner)
+            self.shares.forget_idle(branch.node)
         if not line:
             fit = line.fit
             del fit.lines[line.excluded]

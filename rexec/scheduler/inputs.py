@@ -138,19 +138,22 @@ class InputRoots:
         parts: list[tuple[int, Digest]] = [(0, root)]
         for _ in range(MAX_PARTS_OPENED):
             parts.sort(key=lambda part: -part[0])
-            for place, (_size, digest) in enumerate(parts):
-                directory = self._directories.get(digest)
-                if directory is not None and directory.child_digests and directory.entries <= MAX_PART_ENTRIES:
-                    break
-            else:
+            opened = next((part for part in parts if self._opens(part[1])), None)
+            if opened is None:
                 break
-            del parts[place]
-            for child in directory.child_digests:
+            parts.remove(opened)
+            directory = self._directories.get(opened[1])
+            for child in directory.child_digests if directory is not None else ():
                 whole = self._whole.get((instance_name, child))
                 if whole is not None and whole.entries:
                     parts.append((whole.entries, child))
         parts.sort(key=lambda part: -part[0])
         return tuple([digest.hash[:PART_NAME_CHARACTERS] for size, digest in parts[:MAX_PARTS] if size])
+
+    def _opens(self, digest: Digest) -> bool:
+        """Whether a directory is rather looked at by its parts."""
+        directory = self._directories.get(digest)
+        return directory is not None and bool(directory.child_digests) and directory.entries <= MAX_PART_ENTRIES
 
     def forget(self, instance_name: str) -> None:
         """Believe nothing of an instance any more: something that was there is gone."""

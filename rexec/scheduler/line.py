@@ -71,6 +71,9 @@ class Branch:
         entry = self.entry
         if entry is None or entry[0] > self.node.key:
             self.entry = entry = (self.node.key, self)
+            if len(parent.children) == 1:
+                parent.heap = [entry]
+                return
             heapq.heappush(parent.heap, entry)
             if len(parent.heap) > 2 * len(parent.children) + 64:
                 parent.heap = [kept for kept in parent.heap if kept[1].entry is kept]
@@ -78,6 +81,11 @@ class Branch:
 
     def top(self) -> Branch | None:
         """The child with the smallest share that is below its limit."""
+        if len(self.children) == 1:
+            (only,) = self.children.values()
+            if only.node.full:
+                only.entry = None
+            return only if only.entry is not None else None
         heap = self.heap
         while heap:
             entry = heap[0]

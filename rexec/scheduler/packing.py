@@ -29,6 +29,7 @@ MAX_CPU_MILLIS = 100_000_000
 COUNTED = ("cpu", "memory", "slots")
 """Platform properties that are figures: they become a Demand and are not compared with what workers offer."""
 
+
 @lru_cache(maxsize=4096)
 def use_on(offer: Offer, slots: int, need: Need) -> Use | None:
     """What the need takes up of a worker with this offer and so many slots; None if it is too much even when empty."""

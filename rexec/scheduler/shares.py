@@ -31,7 +31,10 @@ class Level(IntEnum):
 class Node:
     """A tenant, a user of a tenant, or an invocation of a user."""
 
-    __slots__ = ("branches", "children", "key", "level", "limits", "name", "owner", "parent", "queued", "running", "serial", "served", "used_millis")  # fmt: skip
+    __slots__ = (
+        "branches", "children", "key", "level", "limits", "name", "owner", "parent", "queued", "running", "serial", "served",
+        "used_millis",
+    )  # fmt: skip
 
     def __init__(self, name: str, level: Level, parent: Node | None, limits: ShareSettings, serial: int) -> None:
         self.name = name
@@ -73,6 +76,10 @@ class Shares:
 
     def __init__(self, settings: FairnessSettings) -> None:
         self._settings = settings
+        own = (*settings.tenants.values(), *settings.users.values())
+        self._has_queue_limits = any(share.max_queued for share in own) or any(
+            share.max_queued for share in (settings.tenant, settings.user, settings.invocation)
+        )
         self._serial = 0
         self.root = Node("", Level.ROOT, None, ShareSettings(), 0)
         self._invocations: dict[Owner, Node] = {}
@@ -107,12 +114,12 @@ class Shares:
         own: OwnShareSettings | None = named.get(name)
         return default if own is None else own.over(default)
 
-    def forget_idle(self, owner: Owner) -> None:
-        """Drop what nothing waits or runs for any more."""
-        node = self._invocations.get(owner)
-        if node is None or not node.idle:
+    def forget_idle(self, node: Node) -> None:
+        """Drop an invocation, its user and its tenant if nothing waits or runs for them any more."""
+        if node.running or node.queued or node.branches:
             return
-        del self._invocations[owner]
+        if self._invocations.pop(node.owner, None) is None:
+            return
         above = node.parent
         while above is not None and node.idle:
             del above.children[node.name]
@@ -122,15 +129,18 @@ class Shares:
 
     def queued(self, owner: Owner, by: int) -> None:
         """So many more of the owner's live operations are in stage QUEUED."""
-        node: Node | None = self.of(owner)
+        invocation = self.of(owner)
+        node: Node | None = invocation
         while node is not None:
             node.queued += by
             node = node.parent
-        if by < 0:
-            self.forget_idle(owner)
+        if not invocation.queued:
+            self.forget_idle(invocation)
 
     def queue_limit(self, owner: Owner) -> str:
         """Who must not queue another operation, and why, for a person; empty if nothing is against it. Makes no node."""
+        if not self._has_queue_limits:
+            return ""
         node: Node = self.root
         for level, name in zip(
             (Level.TENANT, Level.USER, Level.INVOCATION), (owner.tenant, owner.user, owner.invocation), strict=True
@@ -160,7 +170,8 @@ class Shares:
     def discharge(self, owner: Owner, millis: int) -> list[Node]:
         """The lease takes up nothing any more. Returns those that had reached their limit with it."""
         freed = []
-        node: Node | None = self.of(owner)
+        invocation = self.of(owner)
+        node: Node | None = invocation
         while node is not None:
             if node.full:
                 freed.append(node)
@@ -170,7 +181,7 @@ class Shares:
             for branch in node.branches:
                 branch.wake()
             node = node.parent
-        self.forget_idle(owner)
+        self.forget_idle(invocation)
         return freed
 
     def running_limit(self, owner: Owner) -> str:

@@ -11,7 +11,7 @@ from rexec.scheduler import invariants
 from rexec.scheduler.platform import Offer, Requirement
 from rexec.scheduler.queue import Queue
 from rexec.scheduler.settings import SchedulerSettings
-from rexec.scheduler.task import Candidate, Failure, HeldLease, Operation, Outcome, Standing
+from rexec.scheduler.task import Candidate, Demand, Failure, HeldLease, Operation, Outcome, Owner, Standing
 
 Kind = TypeVar("Kind", bound=e.Effect)
 
@@ -67,6 +67,9 @@ class Driver:
         watched: bool = True,
         action_class: str = "",
         timeout_seconds: float = 0.0,
+        owner: Owner | None = None,
+        demand: Demand | None = None,
+        affinity: Sequence[str] = (),
     ) -> str:
         """An operation for the action of that name; without one, for an action of its own."""
         self._names += 1
@@ -78,7 +81,10 @@ class Driver:
             priority,
             do_not_cache,
             timeout_seconds,
+            owner=owner or Owner(),
+            demand=demand or Demand(),
             action_class=action_class,
+            affinity=tuple(affinity),
         )
         self.do(e.Submit(name, f"task-{self._names}", candidate))
         if watched:
@@ -102,11 +108,13 @@ class Driver:
         credit: int | None = None,
         pairs: frozenset[tuple[str, str]] = LINUX,
         instances: Sequence[str] = (),
+        cpu_millis: int = 0,
+        memory_bytes: int = 0,
         held: Sequence[HeldLease] = (),
     ) -> str:
         """A worker with as much credit as it has slots, or as said. Returns its id."""
         worker_id = session or f"{name}-session"
-        offer = Offer(pairs, frozenset(instances))
+        offer = Offer(pairs, frozenset(instances), cpu_millis, memory_bytes)
         self.do(e.WorkerAttached(worker_id, name, slots, offer, tuple(held)))
         self.credit(worker_id, slots if credit is None else credit)
         return worker_id
