@@ -39,7 +39,13 @@ class Core:
         workers = WorkersService(self.broker)
         generation = journal.generation if journal is not None else 0
         self._frontends = FrontendsService(
-            held.instances, self.broker, workers, clock, name=socket.gethostname(), generation=generation
+            held.instances,
+            self.broker,
+            workers,
+            clock,
+            name=socket.gethostname(),
+            generation=generation,
+            observer=edge.telemetry,
         )
         edge.server.add(worker_pb2, "Workers", workers)
         edge.server.add(frontends_pb2, "Frontends", self._frontends)

@@ -16,7 +16,7 @@ _Stage = re_pb2.ExecutionStage.Value
 
 def operation_lines(operations: Iterable[status_pb2.FoundOperation], width: int | None) -> list[str]:
     """A table with one line for each operation. With a `width` names are short and lines are cut."""
-    titles = ("OPERATION", "STAGE", "AGE", "USER", "INVOCATION", "ACTION", "WHERE OR WHY")
+    titles = ("OPERATION", "STAGE", "AGE", "USER", "INVOCATION", "ACTION", "AHEAD", "WHERE OR WHY")
     return columns(titles, (_operation(operation, width is not None) for operation in operations), width)
 
 
@@ -32,6 +32,7 @@ def _operation(operation: status_pb2.FoundOperation, short: bool) -> tuple[str, 
         operation.owner.user or operation.owner.tenant or "-",
         invocation or "-",
         operation.summary or f"{operation.action_digest.hash[:12]}/{operation.action_digest.size_bytes}",
+        str(operation.ahead) if operation.HasField("ahead") else "",
         where(operation),
     )
 
@@ -41,8 +42,7 @@ def where(operation: status_pb2.FoundOperation) -> str:
     if operation.result:
         return operation.result
     if operation.reason:
-        ahead = f"{operation.ahead} ahead; " if operation.ahead else ""
-        return ahead + operation.reason
+        return operation.reason
     if not operation.worker:
         return ""
     if not operation.HasField("running_seconds"):

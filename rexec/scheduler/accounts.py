@@ -2,8 +2,8 @@
 
 The rules call this where something begins, moves or ends; nothing is ever counted by a search. Slots are counted from the
 moment at which a lease takes one up until the worker lets go of it: lost leases, repeated ones and those whose result
-nobody wants any more are in it, because they are paid for. A lease is its task's, and a task is his who asked first; an
-operation is his who asked for it.
+nobody wants any more are in it, because they are paid for. A lease is paid by the one whose turn it was; what is expected of
+a task in line is expected for the one who asked first; an operation is his who asked for it.
 
 The table is bounded: an invocation that is idle is forgotten after a while, and sooner if there are too many.
 """
@@ -73,8 +73,12 @@ class Tally:
     """Slot-seconds that its tasks in line are expected to take."""
     expected_running: float = 0.0
     """Slot-seconds that its present leases were expected to take when they began."""
-    unknown: int = 0
-    """Its tasks, in line or with a lease, of which nothing is known."""
+    unknown_waiting: int = 0
+    """Slots that its tasks in line will take of which nothing is known."""
+    unknown_running: int = 0
+    """The same of its present leases."""
+    released_slots: int = 0
+    """Slots of the leases that have ended so far."""
     _begun: float = 0.0
     """Sum of slots times beginning over the present leases."""
 
@@ -83,28 +87,54 @@ class Tally:
         """Whether nothing of it is queued, is executed or takes up a slot."""
         return not (self.queued or self.executing or self.slots)
 
-    def expected_left(self, now: float) -> float:
-        """Slot-seconds that are still to come. A lease that takes longer than expected counts as nearly done."""
-        spent = self.slots * now - self._begun
-        return max(0.0, self.expected_waiting) + max(0.0, self.expected_running - spent)
+    def expected_left(self, now: float, usual_seconds: float) -> float | None:
+        """Slot-seconds that are still to come; None if of some work nothing is known.
 
-    def began(self, slots: int, price: float, expected: float, now: float) -> None:
-        """A lease takes up slots, each of which costs `price` a second."""
+        Work of a kind that never ran takes as long as the invocation's own leases have on average, or `usual_seconds` if none
+        has ended; 0 is not known. A lease that takes longer than expected counts as nearly done.
+        """
+        spent = self.slots * now - self._begun
+        left = max(0.0, self.expected_waiting) + max(0.0, self.expected_running - spent)
+        unknown = self.unknown_waiting + self.unknown_running / 2  # those that run are half done on average
+        if not unknown:
+            return left
+        if self.released_slots:
+            usual_seconds = max(0.0, self.slot_seconds.total(now) - spent) / self.released_slots
+        return left + unknown * usual_seconds if usual_seconds > 0 else None
+
+    def wait(self, task: Task, by: int) -> None:
+        """The task is in line (1), or no more (-1)."""
+        if task.expected_seconds is None:
+            self.unknown_waiting += by * slots_of(task)
+        else:
+            self.expected_waiting += by * expected_of(task)
+
+    def began(self, lease: Lease, now: float) -> None:
+        """The lease takes up its slots."""
+        slots = slots_of(lease.task)
         self.slots += slots
         self._begun += slots * now
-        self.expected_running += expected
+        self._expect(lease.task, 1)
         self.slot_seconds.change(slots, now)
-        self.cost.change(slots * price, now)
+        self.cost.change(slots * lease.price, now)
 
-    def ended_lease(self, slots: int, price: float, expected: float, since: float, now: float) -> None:
-        """The lease that began at `since` with these figures takes up nothing any more."""
+    def released(self, lease: Lease, since: float, now: float) -> None:
+        """The lease that began at `since` takes up nothing any more."""
+        slots = slots_of(lease.task)
         self.slots -= slots
+        self.released_slots += slots
         self._begun -= slots * since
-        self.expected_running -= expected
+        self._expect(lease.task, -1)
         self.slot_seconds.change(-slots, now)
-        self.cost.change(-slots * price, now)
+        self.cost.change(-slots * lease.price, now)
         if not self.slots:  # what floating point leaves over must not grow
             self._begun = self.expected_running = self.slot_seconds.rate = self.cost.rate = 0.0
+
+    def _expect(self, task: Task, by: int) -> None:
+        if task.expected_seconds is None:
+            self.unknown_running += by * slots_of(task)
+        else:
+            self.expected_running += by * expected_of(task)
 
 
 class Accounts:
@@ -154,14 +184,12 @@ class Accounts:
     def waits(self, task: Task, now: float) -> None:
         """The task is in line."""
         for tally in self._tallies(task, task.candidate.owner, now):
-            tally.expected_waiting += expected_of(task)
-            tally.unknown += task.expected_seconds is None
+            tally.wait(task, 1)
 
     def waits_no_more(self, task: Task, now: float) -> None:
         """The task has left the line."""
         for tally in self._tallies(task, task.candidate.owner, now):
-            tally.expected_waiting -= expected_of(task)
-            tally.unknown -= task.expected_seconds is None
+            tally.wait(task, -1)
             if not tally.queued:
                 tally.expected_waiting = max(0.0, round(tally.expected_waiting, 6))
 
@@ -176,10 +204,8 @@ class Accounts:
         self._take(lease, now)
 
     def _take(self, lease: Lease, now: float) -> None:
-        expected = expected_of(lease.task)
-        for tally in self._tallies(lease.task, lease.task.candidate.owner, now):
-            tally.began(slots_of(lease.task), lease.price, expected, now)
-            tally.unknown += lease.task.expected_seconds is None
+        for tally in self._tallies(lease.task, lease.owner, now):
+            tally.began(lease, now)
 
     def released(self, lease: Lease, now: float) -> None:
         """The lease takes up no slot any more. Harmless if it never did."""
@@ -187,11 +213,9 @@ class Accounts:
         if since is None or lease.released:
             return
         lease.released = True
-        task = lease.task
-        for tally in self._tallies(task, task.candidate.owner, now):
-            tally.ended_lease(slots_of(task), lease.price, expected_of(task), since, now)
-            tally.unknown -= task.expected_seconds is None
-        self._settle(_key(task, task.candidate.owner), now)
+        for tally in self._tallies(lease.task, lease.owner, now):
+            tally.released(lease, since, now)
+        self._settle(_key(lease.task, lease.owner), now)
 
     # The table
 

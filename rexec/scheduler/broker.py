@@ -105,7 +105,11 @@ class Broker:
         self._changes = Changes(self._queue.state, numbers, self.clock.monotonic, self.clock.wall)
         lease_seconds = self.settings.leadership_seconds
         self._delivery.way_out = way_out = GroupCommit(
-            journal, self._changes, renew_seconds=lease_seconds / 4, trust_seconds=lease_seconds / 2
+            journal,
+            self._changes,
+            renew_seconds=lease_seconds / 4,
+            trust_seconds=lease_seconds / 2,
+            observer=self._delivery.observer,
         )
         way_out.also(Batch(ended_tasks=restored.unread_tasks, forgotten_operations=restored.unread_operations))
         self.lost = way_out.lost

@@ -39,7 +39,7 @@ class Delivery:
         self.attaching: Outbox | None = None
         """Of the stream whose worker the event at hand is about to welcome."""
         self._settings = settings
-        self._observer = observer
+        self.observer = observer
         self._vitals = vitals
         self._outboxes: dict[str, Outbox] = {}
         """By worker id."""
@@ -70,7 +70,8 @@ class Delivery:
         match effect:
             case e.LeaseGranted(worker_id, task_id, lease_id, epoch):
                 task = task_of(task_id)
-                self._observer.lease_granted(now - task.queued_at)
+                if not effect.hedge:
+                    self.observer.lease_granted(now - task.queued_at)
                 self.send(worker_id, letters.lease(task_id, lease_id, epoch, task.candidate))
             case e.LeaseRevoked(worker_id, lease_id, epoch, reason):
                 self.send(worker_id, letters.revoke(lease_id, epoch, reason))
@@ -87,21 +88,24 @@ class Delivery:
             case e.OperationChanged(name):
                 self.way_out.after(partial(changed, name))
             case e.TaskRetried(task_id, worker_name, reason, counted):
-                self._observer.task_retried(counted)
+                self.observer.task_retried(counted)
                 log.info("action queued again", task=task_id, worker=worker_name, reason=reason, counted=counted)
             case e.TaskCompleted(task_id, queued_at, outcome, action_digest):
                 tell_bad_end(task_id, outcome, action_digest)
-                self._observer.execution_finished(result_of(outcome), now - queued_at)
+                self.observer.execution_finished(result_of(outcome), now - queued_at)
                 for stage, seconds in stages_of(outcome):
-                    self._observer.stage_ended(stage, seconds)
+                    self.observer.stage_ended(stage, seconds)
             case e.TasksUnserved(waiting, reason):
                 log.warning("actions wait that no worker can run", actions=waiting, reason=reason)
             case e.TaskHedged(task_id, worker, slow_worker, seconds):
+                self.observer.hedge_started()
                 log.info("slow action runs a second time", task=task_id, worker=worker, slow_worker=slow_worker,
                          running_seconds=round(seconds, 1))  # fmt: skip
             case e.HedgeEnded(task_id, won):
+                self.observer.hedge_ended(won)
                 log.info("second run of an action ended", task=task_id, won=won)
             case e.WorkerQuarantined(name, seconds, evidence):
+                self.observer.worker_quarantined()
                 log.warning("worker quarantined: actions fail there one after the other", worker=name, failures=evidence,
                             next_trial_seconds=seconds)  # fmt: skip
             case e.WorkerTrusted(name):

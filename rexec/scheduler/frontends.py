@@ -33,6 +33,7 @@ from rexec.scheduler.frontend_session import HEARTBEAT_SECONDS, MAX_NAME_CHARACT
 from rexec.scheduler.live_logs import STARTS_OVER
 from rexec.scheduler.log_name import Output
 from rexec.scheduler.log_streams import MAX_OFFSET
+from rexec.scheduler.observer import Observer, Unobserved
 from rexec.scheduler.permission import require_operation
 from rexec.scheduler.scheduler import LogRest, Scheduler
 from rexec.scheduler.wire import write_state
@@ -58,12 +59,14 @@ class FrontendsService:
         *,
         name: str = "",
         generation: int = 0,
+        observer: Observer | None = None,
     ) -> None:
         """`generation` is that of the journal's leader, 0 without one (frontends.proto, FrontendWelcome)."""
         self._scheduler = scheduler
         self._workers = workers
         self._clock = clock
         self._room = Room(MAX_WATCHES)
+        self._observer: Observer = observer or Unobserved()
         self._instances = instances
         self._open: set[FrontendSession] = set()
         self._sessions: dict[str, FrontendSession] = {}
@@ -103,6 +106,7 @@ class FrontendsService:
             self._scheduler, self._instances, context.identity, self._clock, self._tasks, self._room
         )  # fmt: skip
         self._open.add(session)
+        self._observer.frontend_links(len(self._open))
         session.reader = self._tasks.create_task(self._read(session, requests, context.peer))
         try:
             async with aclosing(session.messages(self._welcome)) as messages:
@@ -111,6 +115,7 @@ class FrontendsService:
         finally:
             session.end()
             self._open.discard(session)
+            self._observer.frontend_links(len(self._open))
             if self._sessions.get(session.session_id) is session:
                 del self._sessions[session.session_id]
                 log.info("frontend gone", frontend=session.name, peer=context.peer)
@@ -150,7 +155,7 @@ class FrontendsService:
         if earlier is not None:
             earlier.close(Unavailable("replaced by a newer stream of the same frontend"))
             earlier.end()
-        session.name, session.session_id = hello.frontend_name, hello.session_id
+        session.introduce(hello.frontend_name, hello.session_id)
         self._sessions[hello.session_id] = session
         log.info("frontend connected", frontend=session.name, version=hello.software_version[:50], peer=peer)
 

@@ -22,6 +22,7 @@ import structlog
 
 from cas.errors import SchedulerStops, StatusError, StoreFull, Unavailable
 from rexec.scheduler.journal import Fenced, Journal, is_damage, is_full
+from rexec.scheduler.observer import Observer, Unobserved
 from rexec.scheduler.rows import Batch
 
 log = structlog.get_logger()
@@ -109,9 +110,18 @@ class _Group:
 class GroupCommit:
     """The way out for all effects. Belongs to the event loop."""
 
-    def __init__(self, journal: Journal, source: Source, *, renew_seconds: float, trust_seconds: float) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        source: Source,
+        *,
+        renew_seconds: float,
+        trust_seconds: float,
+        observer: Observer | None = None,
+    ) -> None:
         """The journal is written to every `renew_seconds` at least. A commit that took longer than `trust_seconds` says
         nothing of who leads now, and another one is made before anything leaves."""
+        self._observer: Observer = observer or Unobserved()
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Set, with the reason, when the journal is another process's, or not to be used any more."""
         self.commits = 0
@@ -223,6 +233,7 @@ class GroupCommit:
             group.batch = Batch()
             self._write()
         else:
+            self._observer.journal_committed(self._loop.time() - began_at, len(group.batch))
             self._succeed(group)
 
     def _succeed(self, group: _Group) -> None:

@@ -258,8 +258,11 @@ def _check_tallies(table: Mapping[K, Tally], recounted: Mapping[K, Tally], now: 
     _require(recounted.keys() <= table.keys(), "someone at work is not counted")
     for key, tally in table.items():
         right = recounted.get(key, Tally(now, now))
-        found = (tally.queued, tally.executing, tally.slots, tally.unknown)
-        expected = (right.queued, right.executing, right.slots, right.unknown)
+        found = (tally.queued, tally.executing, tally.slots, tally.unknown_waiting, tally.unknown_running)
+        expected = (right.queued, right.executing, right.slots, right.unknown_waiting, right.unknown_running)
         _require(found == expected, f"{key} has {found} queued, executing, slots, unknown; expected {expected}")
-        wrong = abs(tally.expected_left(now) - right.expected_left(now))
-        _require(wrong < 1e-3, f"{key} expects {tally.expected_left(now)} slot-seconds, and it should be {wrong} other")
+        for known, recounted_known in (
+            (tally.expected_waiting, right.expected_waiting),
+            (tally.expected_running, right.expected_running),
+        ):
+            _require(abs(known - recounted_known) < 1e-3, f"{key} expects {known} slot-seconds, not {recounted_known}")

@@ -50,10 +50,9 @@ class Line:
         """One that came early; its reason stands for the others."""
         return next(iter(self.groups[0].tasks.values()))
 
-    @property
-    def expected_slot_seconds(self) -> float:
-        """What they will take, as far as is known."""
-        return max(0.0, sum(group.expected_slot_seconds for group in self.groups))
+    def expected_slot_seconds(self, usual_seconds: float) -> float:
+        """What they will take; one of a kind that never ran takes `usual_seconds`."""
+        return sum(group.expected_slot_seconds(usual_seconds) for group in self.groups)
 
 
 @dataclass(slots=True)
@@ -110,7 +109,8 @@ def overview_of(state: QueueState, names: Names, now: float, reason: Reason) -> 
     work = overview.work
     work.waiting_tasks = sum(line.tasks for line in lines.values())
     work.running_tasks, work.parked_tasks = stand.running, stand.parked
-    work.expected_slot_seconds = sum(line.expected_slot_seconds for line in lines.values())
+    usual = state.statistics.mean_seconds
+    work.expected_slot_seconds = sum(line.expected_slot_seconds(usual) for line in lines.values())
     for category, count in sorted(categories_of(state, lines.values(), stand).items()):
         work.reasons.add(category=category, tasks=count)
     shown = sorted(lines.items(), key=lambda item: (-item[1].tasks, str(item[0])))
@@ -133,7 +133,7 @@ def _platform(
     shown.properties.extend(properties_of(requirement.pairs))
     shown.tasks = line.tasks
     shown.oldest_seconds = now - line.oldest_at
-    shown.expected_slot_seconds = line.expected_slot_seconds
+    shown.expected_slot_seconds = line.expected_slot_seconds(state.statistics.mean_seconds)
     shown.reason = shortened(reason(line.first))
     shown.workers, shown.slots = len(fit.workers), fit.slots
 
@@ -160,38 +160,38 @@ def _invocations(overview: status_pb2.Overview, state: QueueState, names: Names,
     shown = active[:MAX_INVOCATIONS]
     shown += islice(idle, MAX_INVOCATIONS - len(shown))
     for key, tally in shown:
-        _invocation(overview.invocations.add(), key, tally, now)
+        _invocation(overview.invocations.add(), key, tally, now, state.statistics.mean_seconds)
     if names is None:
         overview.invocations_left_out = len(active) + len(accounts.idle) - len(shown)
         for tenant, tally in accounts.tenants.items():
-            _use(overview.tenants.add(tenant=tenant).use, tally, now)
+            _use(overview.tenants.add(tenant=shortened(tenant)).use, tally, now, state.statistics.mean_seconds)
     else:
         overview.invocations_left_out = len(active) + sum(1 for _ in idle) - len(active[:MAX_INVOCATIONS])
 
 
-def _invocation(shown: status_pb2.Invocation, key: Key, tally: Tally, now: float) -> None:
+def _invocation(shown: status_pb2.Invocation, key: Key, tally: Tally, now: float, usual_seconds: float) -> None:
     instance_name, owner = key
     shown.instance_name = instance_name
     shown.owner.CopyFrom(owner_to_proto(owner))
-    _use(shown.use, tally, now)
+    _use(shown.use, tally, now, usual_seconds)
     shown.first_seen_seconds = now - tally.first_seen
     if tally.idle:
         shown.idle_seconds = now - tally.active_at
-    eta = eta_seconds(tally, now)
+    eta = eta_seconds(tally, now, usual_seconds)
     if eta is not None:
         shown.eta_seconds = eta
 
 
-def eta_seconds(tally: Tally, now: float) -> float | None:
-    """When its work is done if it keeps the slots that it has; None if it has none, or nothing to do, or if more than a tenth
-    of its tasks are of a kind of which nothing is known."""
-    tasks = tally.queued + tally.executing
-    if not tally.slots or not tasks or tally.unknown * 10 > tasks:
+def eta_seconds(tally: Tally, now: float, usual_seconds: float) -> float | None:
+    """When its work is done if it keeps the slots that it has; None if it has none, or nothing to do, or if too little is
+    known."""
+    if not tally.slots or not (tally.queued or tally.executing):
         return None
-    return tally.expected_left(now) / tally.slots
+    left = tally.expected_left(now, usual_seconds)
+    return None if left is None else left / tally.slots
 
 
-def _use(shown: status_pb2.Use, tally: Tally, now: float) -> None:
+def _use(shown: status_pb2.Use, tally: Tally, now: float, usual_seconds: float) -> None:
     shown.queued, shown.executing = tally.queued, tally.executing
     shown.succeeded = tally.ended[Ending.SUCCEEDED]
     shown.failed = tally.ended[Ending.FAILED]
@@ -200,4 +200,4 @@ def _use(shown: status_pb2.Use, tally: Tally, now: float) -> None:
     shown.slots = tally.slots
     shown.slot_seconds = tally.slot_seconds.total(now)
     shown.cost = tally.cost.total(now)
-    shown.expected_slot_seconds = tally.expected_left(now)
+    shown.expected_slot_seconds = tally.expected_left(now, usual_seconds) or 0.0

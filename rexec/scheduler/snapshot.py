@@ -37,8 +37,9 @@ def snapshot_of(state: QueueState, now: float) -> Snapshot:
         into = merged.setdefault(label if label in merged or len(merged) < MAX_PLATFORMS else OTHER_PLATFORMS, Line())
         into.groups += line.groups
         into.tasks += line.tasks
+    usual = state.statistics.mean_seconds
     platforms = {
-        label: PlatformLoad(line.tasks, now - line.oldest_at, line.expected_slot_seconds)
+        label: PlatformLoad(line.tasks, now - line.oldest_at, line.expected_slot_seconds(usual))
         for label, line in merged.items()
     }
     stand = stand_of(state.tasks.values())

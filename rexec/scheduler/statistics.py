@@ -62,6 +62,11 @@ class Statistics:
     def __len__(self) -> int:
         return len(self._classes) + len(self._steps)
 
+    @property
+    def mean_seconds(self) -> float:
+        """Of all runs; 0 if there were none."""
+        return self._all.mean_seconds
+
     def estimate(self, candidate: Candidate) -> Estimate:
         """What to expect of the action; changes nothing. Without any run so far, 0 s."""
         known = self._classes.get(candidate.action_class)

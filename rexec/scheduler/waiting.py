@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from rexec.scheduler.accounts import expected_of
+from rexec.scheduler.accounts import expected_of, slots_of
 from rexec.scheduler.need import Need
 from rexec.scheduler.platform import Requirement
 from rexec.scheduler.task import Owner, Task
@@ -23,13 +23,28 @@ class Group:
     owner: Owner
     tasks: dict[str, Task] = field(default_factory=dict)
     """By id, in the order in which they came into line. Never empty."""
-    expected_slot_seconds: float = 0.0
+    known_slot_seconds: float = 0.0
+    """What those are expected to take of which something is known."""
+    unknown_slots: int = 0
+    """Slots that the others will take."""
 
     @property
     def oldest_at(self) -> float:
         """When the task was queued that waits longest: it need not be the first, for one that is tried again comes last.
         Costs the number of tasks."""
         return min(task.queued_at for task in self.tasks.values())
+
+
+    def expect(self, task: Task, by: int) -> None:
+        """The task has come (1) or gone (-1)."""
+        if task.expected_seconds is None:
+            self.unknown_slots += by * slots_of(task)
+        else:
+            self.known_slot_seconds += by * expected_of(task)
+
+    def expected_slot_seconds(self, usual_seconds: float) -> float:
+        """What they will take; one of a kind that never ran takes `usual_seconds`."""
+        return max(0.0, self.known_slot_seconds) + self.unknown_slots * usual_seconds
 
 
 class Waiting:
@@ -48,14 +63,14 @@ class Waiting:
         if group is None:
             group = self._groups[key] = Group(task.candidate.requirement, task.candidate.owner)
         group.tasks[task.task_id] = task
-        group.expected_slot_seconds += expected_of(task)
+        group.expect(task, 1)
 
     def left(self, task: Task) -> None:
         """The task is in line no more; its exclusions are still those that it waited with."""
         key = _key(task)
         group = self._groups[key]
         del group.tasks[task.task_id]
-        group.expected_slot_seconds -= expected_of(task)
+        group.expect(task, -1)
         if not group.tasks:
             del self._groups[key]
 
