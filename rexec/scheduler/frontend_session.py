@@ -105,6 +105,11 @@ class FrontendSession:
         self.closed = False
         """Whether the stream is to end."""
 
+    def introduce(self, name: str, session_id: str) -> None:
+        """The frontend has said who it is: from now on it is answered."""
+        self.name, self.session_id = name, session_id
+        self._changed.set()
+
     def close(self, failure: StatusError | None = None) -> None:
         """End the stream, with a failure or in good order. The first call counts."""
         if not self.closed:
