@@ -7,7 +7,7 @@ from rexec.scheduler import events as e
 from rexec.scheduler.completion import end
 from rexec.scheduler.dispatch import enqueue, leave
 from rexec.scheduler.leases import drop, revoke
-from rexec.scheduler.quarantine import blame, is_trial
+from rexec.scheduler.quarantine import blame
 from rexec.scheduler.state import QueueState
 from rexec.scheduler.task import Lease, Outcome, Stage
 
@@ -35,7 +35,7 @@ def retry(
 def take_back(state: QueueState, lease: Lease, reason: str, now: float) -> None:
     """The worker is not to be waited for any longer, though it may have the lease still: that is an attempt, and the worker's
     fault."""
-    blame(state, lease.worker, frozenset({lease.task.task_id}), reason, now, trial=is_trial(lease))
+    blame(state, [lease], reason, now)
     revoke(state, lease, reason)
     _again(state, lease, reason, now, counted=True, avoid=True)
 

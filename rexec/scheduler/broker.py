@@ -256,11 +256,12 @@ class Broker:
             settled = await self._settler.settle(candidate, report, worker_name)
         except Exception:
             log.exception("a worker's report could not be settled", worker=worker_name, lease=report.lease_id[:100])
-            settled = Settled(Failure.INFRASTRUCTURE, Outcome(), "the scheduler failed to settle the report")
+            evidence = "the scheduler failed to settle the report"
+            settled = Settled(Failure.INFRASTRUCTURE, Outcome(), evidence, blames_worker=False)
         self._apply(
             e.Finished(
                 worker_id, report.lease_id, report.epoch, settled.failure, settled.outcome, settled.evidence,
-                usage_of(report),
+                usage_of(report), settled.blames_worker,
             )
         )  # fmt: skip
 

@@ -28,9 +28,7 @@ def grant(state: QueueState, task: Task, worker: Worker, owner: Owner, *, hedge:
         task.lease = lease
     if worker.standing is Standing.ON_TRIAL:
         worker.trial = lease
-    lease.granted_at = state.now
-    lease.due_at = state.now if started else None
-    state.deadlines.add(state.now + state.settings.answer_seconds, Due.LEASE_WATCHED, lease.lease_id)
+    watch(state, lease)
     worker.credit -= 1
     worker.sent += 1
     state.fleet.occupy(lease, owner)
@@ -40,6 +38,13 @@ def grant(state: QueueState, task: Task, worker: Worker, owner: Owner, *, hedge:
         state.set_stage(task, Stage.EXECUTING)
     attempt = len(task.losses) + 1
     state.effects.append(e.LeaseGranted(worker.worker_id, task.task_id, lease.lease_id, lease.epoch, attempt, hedge))
+
+
+def watch(state: QueueState, lease: Lease) -> None:
+    """From now on the worker is expected to get on with the lease (rexec/scheduler/patience.py)."""
+    lease.granted_at = state.now
+    lease.due_at = state.now if lease.started else None
+    state.deadlines.add(state.now + state.settings.answer_seconds, Due.LEASE_WATCHED, lease.lease_id)
 
 
 def drop(state: QueueState, lease: Lease) -> None:

@@ -81,10 +81,3 @@ def answered(state: QueueState, lease: Lease, event: e.Progress, now: float) -> 
     if event.running and lease.running_at is None:
         lease.running_at = now
         expect(state, lease, now)
-
-
-def watch_all(state: QueueState, now: float) -> None:
-    """Watch every lease from now on, after they were read from elsewhere."""
-    for lease in state.leases.values():
-        lease.granted_at = now
-        state.deadlines.add(now + state.settings.answer_seconds, Due.LEASE_WATCHED, lease.lease_id)

@@ -12,6 +12,7 @@ A worker is known by its name here: a session that comes back does not start wit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from rexec.scheduler import events as e
@@ -24,8 +25,12 @@ MAX_RECORDS: Final = 10_000
 """Names that are remembered, the last ones to have failed; names come from workers."""
 
 
-def blame(state: QueueState, worker: Worker, task_ids: frozenset[str], reason: str, now: float, *, trial: bool) -> None:
-    """Actions have failed on the worker and are not to blame; `trial` if one of them was the one that it had on trial."""
+def blame(state: QueueState, leases: Sequence[Lease], reason: str, now: float) -> None:
+    """These leases of one worker, at least one, have failed together, and their actions are not to blame."""
+    worker = leases[0].worker
+    trial = any(worker.trial is lease for lease in leases)
+    # By digest: a client that was told to try again comes back with the same action as another task.
+    actions = frozenset(lease.task.candidate.action_digest for lease in leases)
     records = state.records
     record = records.pop(worker.name, None) or Record()
     if len(records) >= MAX_RECORDS:
@@ -35,12 +40,12 @@ def blame(state: QueueState, worker: Worker, task_ids: frozenset[str], reason: s
         if trial and record.standing is Standing.ON_TRIAL:
             _bar(state, worker.name, record, min(2 * record.seconds, state.settings.quarantine_max_seconds), now)
         return
-    if any(task_ids & known for known, _reason in record.incidents):
+    if any(actions & known for known, _reason in record.incidents):
         return  # may well be that action's own doing
-    record.incidents.append((task_ids, reason[:300]))
+    record.incidents.append((actions, reason[:300]))
     if len(record.incidents) < state.settings.quarantine_failures:
         return
-    evidence = tuple(f"{min(tasks)}: {reason}" for tasks, reason in record.incidents)
+    evidence = tuple(f"action {min(map(str, failed))}: {reason}" for failed, reason in record.incidents)
     record.evidence = f"{len(evidence)} different actions in a row failed there, the last one because: {reason[:300]}"
     _bar(state, worker.name, record, state.settings.quarantine_seconds, now)
     state.effects.append(e.WorkerQuarantined(worker.name, record.seconds, evidence))
@@ -101,8 +106,3 @@ def _has_substitute(state: QueueState, name: str) -> bool:
         other.standing is Standing.TRUSTED and other.connected and not other.draining and other.offer.covers(mine.offer)
         for other in state.fleet.workers.values()
     )
-
-
-def is_trial(lease: Lease) -> bool:
-    """Whether this is the lease that its worker has got on trial."""
-    return lease.worker.trial is lease

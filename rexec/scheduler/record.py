@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cas.digest import Digest
 from rexec.scheduler.task import Standing
 
 
@@ -11,8 +12,8 @@ from rexec.scheduler.task import Standing
 class Record:
     """What went wrong on the workers of one name since the last action that ended by itself."""
 
-    incidents: list[tuple[frozenset[str], str]] = field(default_factory=list)
-    """The tasks and the reason of each."""
+    incidents: list[tuple[frozenset[Digest], str]] = field(default_factory=list)
+    """The actions and the reason of each."""
     standing: Standing = Standing.TRUSTED
     seconds: float = 0.0
     """How long the present quarantine lasts."""

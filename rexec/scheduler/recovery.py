@@ -25,6 +25,7 @@ from cas.errors import MalformedRequest
 from protos.rexec.scheduler.v1 import record_pb2
 from rexec.scheduler import wire
 from rexec.scheduler.deadlines import Due
+from rexec.scheduler.leases import watch
 from rexec.scheduler.platform import Offer
 from rexec.scheduler.rows import LeaseRecord, LiveRecord, OperationRow, Recorded, TaskRow, WorkerRecord
 from rexec.scheduler.scheduler import OperationState
@@ -149,6 +150,7 @@ def _restore_lease(state: QueueState, task: Task, worker: Worker, said: LeaseRec
     task.lease = state.leases[lease.lease_id] = worker.leases[lease.lease_id] = lease
     state.fleet.occupy(lease, task.candidate.owner)
     state.fleet.update(worker)
+    watch(state, lease)
     if lease.started:
         task.stage = Stage.EXECUTING
         state.accounts.began(lease, now)

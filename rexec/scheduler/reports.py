@@ -9,7 +9,7 @@ from rexec.scheduler.attempts import retry
 from rexec.scheduler.completion import end
 from rexec.scheduler.leases import drop, held
 from rexec.scheduler.patience import answered
-from rexec.scheduler.quarantine import blame, clear, is_trial
+from rexec.scheduler.quarantine import blame, clear
 from rexec.scheduler.state import QueueState
 from rexec.scheduler.task import Failure, Hold, Outcome, Stage, Usage
 
@@ -63,7 +63,7 @@ def finished(state: QueueState, event: e.Finished, now: float) -> None:
         last = None if event.outcome == Outcome() else event.outcome
         infrastructure = event.failure is Failure.INFRASTRUCTURE
         if infrastructure and event.blames_worker:
-            blame(state, lease.worker, frozenset({task.task_id}), reason, now, trial=is_trial(lease))
+            blame(state, [lease], reason, now)
         retry(state, lease, reason, now, counted=infrastructure, avoid=True, last=last)
 
 

@@ -80,7 +80,9 @@ class Results:
         try:
             missing = await missing_of(response.result, instance.store, candidate.action_digest.function)
         except StatusError as reason:
-            return _broken(f"the result cannot be checked: {reason}")
+            return Settled(
+                Failure.INFRASTRUCTURE, Outcome(), f"the result cannot be checked: {reason}", blames_worker=False
+            )
         if missing:
             text = f"reported {len(missing)} outputs that are not in the store, such as {min(map(str, missing))}"
             # So it is at every attempt if the outputs are more than the store holds: a client must not go on with that.

@@ -8,7 +8,7 @@ from rexec.scheduler import events as e
 from rexec.scheduler.attempts import retry
 from rexec.scheduler.deadlines import Due
 from rexec.scheduler.leases import drop
-from rexec.scheduler.quarantine import blame, inherit, is_trial
+from rexec.scheduler.quarantine import blame, inherit
 from rexec.scheduler.state import QueueState
 from rexec.scheduler.task import HeldLease, Hold, Worker
 
@@ -91,9 +91,9 @@ def _give_up(state: QueueState, worker: Worker, reason: str, now: float) -> None
     for lease in list(worker.leases.values()):
         if lease.hold is Hold.REVOKED:
             drop(state, lease)
-    failed = frozenset(lease.task.task_id for lease in live if lease.started and not lease.is_restored)
+    failed = [lease for lease in live if lease.started and not lease.is_restored]
     if failed and not worker.draining:
-        blame(state, worker, failed, f"worker lost: {reason}", now, trial=any(is_trial(lease) for lease in live))
+        blame(state, failed, f"worker lost: {reason}", now)
     for lease in live:
         # A worker may well have ended together with the scheduler, which is not the action's doing nor the worker's.
         own = not lease.is_restored

@@ -16,6 +16,8 @@ class Settled:
     failure: Failure
     outcome: Outcome
     evidence: str = ""
+    blames_worker: bool = True
+    """Whether an infrastructure failure may be the worker's fault."""
 
 
 class Settler(Protocol):

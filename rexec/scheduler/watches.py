@@ -102,10 +102,11 @@ class Watches:
             raise SchedulerStops()
         task = operation.task
         if operation.outcome is not None:
-            return Place(task.epoch, ended=self._state_of(operation))
+            ended_with = task.epoch if task.result_epoch is None else task.result_epoch
+            return Place(ended_with, ended=self._state_of(operation))
         if task.stage is not Stage.EXECUTING or task.lease is None:
             return Place(task.epoch)
-        return Place(task.epoch, Running(task.lease.worker.worker_id, task.lease.lease_id, task.lease.epoch))
+        return Place(task.lease.epoch, Running(task.lease.worker.worker_id, task.lease.lease_id, task.lease.epoch))
 
     @contextmanager
     def _told_of(self, name: str) -> Iterator[asyncio.Event]:

@@ -172,6 +172,9 @@ class Agent:
         for held in self._leases:
             if held.finished is not None:
                 self._send(worker_pb2.FromWorker(finished=held.finished))
+            elif held.phase != worker_pb2.Progress.PHASE_UNSPECIFIED:
+                # Not in Hello, and what was said of it before may have been lost with the stream or the scheduler.
+                self._send_progress(held)
         if self._draining:
             self._send(worker_pb2.FromWorker(draining=worker_pb2.Draining(reason=self._draining)))
         self._grant()
@@ -265,14 +268,8 @@ class Agent:
 
         def progress(phase: worker_pb2.Progress.Phase, metadata: re_pb2.ExecutedActionMetadata) -> None:
             self._leave_phase(held)
-            held.phase = phase
-            self._send(
-                worker_pb2.FromWorker(
-                    progress=worker_pb2.Progress(
-                        lease_id=lease.lease_id, epoch=lease.epoch, phase=phase, partial_metadata=metadata
-                    )
-                )
-            )
+            held.phase, held.metadata = phase, metadata
+            self._send_progress(held)
             self._grant()
 
         try:
@@ -285,6 +282,12 @@ class Agent:
             _log.exception("lease failed for a reason that was not foreseen", lease=lease.lease_id)
             finished = _stopped(lease.lease_id, lease.epoch, worker_pb2.Finished.INFRASTRUCTURE, type(failure).__name__)
         self._end(held, finished)
+
+    def _send_progress(self, held: HeldLease) -> None:
+        progress = worker_pb2.Progress(
+            lease_id=held.key.lease_id, epoch=held.key.epoch, phase=held.phase, partial_metadata=held.metadata
+        )
+        self._send(worker_pb2.FromWorker(progress=progress))
 
     def _leave_phase(self, held: HeldLease) -> None:
         now = asyncio.get_running_loop().time()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.worker.live_log import LeaseLog
 
@@ -29,6 +30,8 @@ class HeldLease:
     slots: int = 1
     """How many its command takes."""
     phase: worker_pb2.Progress.Phase = worker_pb2.Progress.PHASE_UNSPECIFIED
+    metadata: re_pb2.ExecutedActionMetadata | None = None
+    """What is known of the run so far; its owner goes on writing to it."""
     phase_began_at: float = 0.0
     """By the event loop's clock."""
     task: asyncio.Task[None] | None = None

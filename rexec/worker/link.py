@@ -32,6 +32,7 @@ LINK_OPTIONS: tuple[tuple[str, int | str], ...] = (
 
 _REFUSALS = frozenset(
     {
+        grpc.StatusCode.ALREADY_EXISTS,
         grpc.StatusCode.INVALID_ARGUMENT,
         grpc.StatusCode.PERMISSION_DENIED,
         grpc.StatusCode.UNAUTHENTICATED,

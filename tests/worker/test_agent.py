@@ -208,6 +208,22 @@ async def test_a_broken_stream_stops_nothing_and_results_are_told_again(rig: Rig
     assert not (await third.hello()).held
 
 
+async def test_how_far_leases_are_is_told_again_on_another_stream(rig: Rig) -> None:
+    stream = await rig.attached()
+    lease = await rig.blocking()
+    stream.lease(lease)
+    await stream.running(lease.lease_id)
+    stream.cut()
+    again = await rig.scheduler.stream()
+    hello = await again.hello()
+    again.seen.clear()
+    message = await again.until(lambda m: m.HasField("progress"))
+    assert [held.lease_id for held in hello.held] == [lease.lease_id]
+    assert (message.progress.lease_id, message.progress.phase) == (lease.lease_id, worker_pb2.Progress.RUNNING)
+    assert message.progress.partial_metadata.HasField("execution_start_timestamp")
+    rig.open_gate()
+
+
 async def test_leases_that_are_somebody_elses_by_now_are_stopped_in_silence(rig: Rig) -> None:
     stream = await rig.attached()
     lost, kept = await rig.blocking(), await rig.blocking()
