@@ -66,13 +66,11 @@ class Stand:
 
 def lines_of(state: QueueState, names: Names = None) -> dict[Requirement, Line]:
     """What waits, by requirement."""
-    lines: dict[Requirement, Line] = {}
-    for group in state.waiting:
-        if names is None or group.requirement.instance_name in names:
-            line = lines.setdefault(group.requirement, Line())
-            line.groups.append(group)
-            line.tasks += len(group.tasks)
-    return lines
+    return {
+        requirement: Line(list(groups), sum(len(group.tasks) for group in groups))
+        for requirement, groups in state.waiting.by_requirement()
+        if names is None or requirement.instance_name in names
+    }
 
 
 def stand_of(tasks: Iterable[Task], names: Names = None) -> Stand:

@@ -7,7 +7,7 @@ records may end meanwhile, and are then shown as ended. An overview is kept for 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final, Protocol, TypeVar
 
@@ -54,7 +54,8 @@ class QueueStatus:
         self._version = software_version
         self._started_at: float | None = None
         self._kept: dict[Names, tuple[float, status_pb2.Overview]] = {}
-        self._ranks: dict[Group, tuple[float, dict[str, int]]] = {}
+        self._ranks: dict[Group, dict[str, int]] = {}
+        self._ranked_at = float("-inf")
 
     def started(self) -> None:
         """The scheduler is at work from now on."""
@@ -111,12 +112,13 @@ class QueueStatus:
         """How many of its group come before the task. A second old at most."""
         now = self._clock.monotonic()
         group = self._queue().state.waiting.of(task)
-        at, ranks = self._ranks.get(group, (now - FRESH_SECONDS, {}))
-        if at + FRESH_SECONDS <= now:
-            for old in [old for old, (at, _) in self._ranks.items() if at + FRESH_SECONDS <= now]:
-                del self._ranks[old]
-            ranks = {other.task_id: rank for rank, other in enumerate(in_order(group.tasks.values()))}
-            self._ranks[group] = now, ranks
+        if self._ranked_at + FRESH_SECONDS <= now:
+            self._ranks.clear()
+            self._ranked_at = now
+        ranks = self._ranks.get(group)
+        if ranks is None:
+            in_order = sorted(group.tasks.values(), key=_order)
+            ranks = self._ranks[group] = {other.task_id: rank for rank, other in enumerate(in_order)}
         return ranks.get(task.task_id)
 
     async def workers(self, request: status_pb2.FindWorkersRequest) -> status_pb2.FindWorkersResponse:
@@ -146,9 +148,9 @@ class QueueStatus:
         return answer
 
 
-def in_order(tasks: Iterable[Task]) -> list[Task]:
-    """Tasks of one group in the order in which they will run."""
-    return sorted(tasks, key=lambda task: (task.priority, task.arrival))
+def _order(task: Task) -> tuple[int, ...]:
+    """When the task's turn comes among those of its invocation."""
+    return task.place.order if task.place is not None else ()
 
 
 def _place(worker: Worker) -> tuple[str, str]:

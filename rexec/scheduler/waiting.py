@@ -4,7 +4,7 @@ belong to the same owner. There are few groups and many tasks, so what is told o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from rexec.scheduler.accounts import expected_of, slots_of
@@ -12,7 +12,7 @@ from rexec.scheduler.need import Need
 from rexec.scheduler.platform import Requirement
 from rexec.scheduler.task import Owner, Task
 
-Key = tuple[Requirement, Need, frozenset[str], Owner]
+Key = tuple[Need, frozenset[str], Owner]
 
 
 @dataclass(slots=True, eq=False)
@@ -51,33 +51,41 @@ class Waiting:
     """The groups."""
 
     def __init__(self) -> None:
-        self._groups: dict[Key, Group] = {}
+        self._groups: dict[Requirement, dict[Key, Group]] = {}
 
     def __iter__(self) -> Iterator[Group]:
-        return iter(self._groups.values())
+        return (group for groups in self._groups.values() for group in groups.values())
+
+    def by_requirement(self) -> Iterable[tuple[Requirement, Collection[Group]]]:
+        """The groups of each requirement that something waits with."""
+        return ((requirement, groups.values()) for requirement, groups in self._groups.items())
 
     def joined(self, task: Task) -> None:
         """The task is in line."""
-        key = _key(task)
-        group = self._groups.get(key)
+        requirement, key = task.candidate.requirement, _key(task)
+        groups = self._groups.setdefault(requirement, {})
+        group = groups.get(key)
         if group is None:
-            group = self._groups[key] = Group(task.candidate.requirement, task.candidate.owner)
+            group = groups[key] = Group(requirement, task.candidate.owner)
         group.tasks[task.task_id] = task
         group.expect(task, 1)
 
     def left(self, task: Task) -> None:
         """The task is in line no more; its exclusions are still those that it waited with."""
-        key = _key(task)
-        group = self._groups[key]
+        requirement, key = task.candidate.requirement, _key(task)
+        groups = self._groups[requirement]
+        group = groups[key]
         del group.tasks[task.task_id]
         group.expect(task, -1)
         if not group.tasks:
-            del self._groups[key]
+            del groups[key]
+            if not groups:
+                del self._groups[requirement]
 
     def of(self, task: Task) -> Group:
         """The group of a task in line."""
-        return self._groups[_key(task)]
+        return self._groups[task.candidate.requirement][_key(task)]
 
 
 def _key(task: Task) -> Key:
-    return task.candidate.requirement, task.need, task.excluded, task.candidate.owner
+    return task.need, task.excluded, task.candidate.owner
