@@ -39,7 +39,8 @@ class DiskActionCache:
     """A bounded ActionCache in the file `path`, which one process owns. Use it as an async context manager.
 
     Forgets the results used longest ago; times of use are kept to the hour. Entering raises DirectoryUnusable if another
-    process has the file or it cannot be made.
+    process has the file or it cannot be made. The owner of a `shared` one has guests: other processes that read and write
+    the file beside it, which neither make nor claim it.
     """
 
     def __init__(
@@ -48,13 +49,23 @@ class DiskActionCache:
         *,
         max_entries: int,
         max_bytes: int,
+        shared: bool = False,
+        guest: bool = False,
         checkpoint_seconds: float = SYNC_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._path = path
+        self._shared = shared
+        self._guest = guest
         self._table = BoundedTable(
-            path, LAYOUT, max_entries=max_entries, max_bytes=max_bytes, checkpoints_itself=False
-        )  # fmt: skip
+            path,
+            LAYOUT,
+            max_entries=max_entries,
+            max_bytes=max_bytes,
+            checkpoints_itself=False,
+            shared=shared,
+            guest=guest,
+        )
         self._checkpoint_seconds = checkpoint_seconds
         self._clock = clock
         self._dirty = asyncio.Event()
@@ -64,6 +75,9 @@ class DiskActionCache:
         return self._table.entries
 
     async def __aenter__(self) -> Self:
+        if self._guest:
+            self._table.open()
+            return self
         self._lock = claim(Path(f"{self._path}.lock"), f"action cache {self._path}")
         try:
             self._table.open()
@@ -75,6 +89,9 @@ class DiskActionCache:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._guest:
+            self._table.close()
+            return
         self._upkeep.cancel()
         await self._tasks.__aexit__(None, None, None)
         self._table.close()
@@ -99,7 +116,8 @@ class DiskActionCache:
 
     async def _keep_checkpointed(self) -> None:
         while True:
-            await self._dirty.wait()
+            if not self._shared:  # what guests write is not heard of here
+                await self._dirty.wait()
             await asyncio.sleep(self._checkpoint_seconds)
             await self.checkpoint()
 

@@ -3,12 +3,17 @@
 A look-up or an insert takes 10 to 30 us, less than the hop to a thread, so both run on the event loop. Commits do not wait
 for the disk (WAL, synchronous=NORMAL): a killed process loses nothing, a crash of the machine the newest entries.
 
+Several processes of a machine may use one file: its owner, who sees to it that nobody else claims it, and guests. Each keeps
+the bounds in the transaction that it writes in, because a row in the file says what is held; the owner counts anew at its
+start. A writer waits for another one's transaction, some 50 us.
+
 The file is a cache: one that is damaged or of another layout is moved aside, and a fresh one takes its place. What else goes
 wrong with it is told as a status, so that nothing of SQLite is known above. Times of use are kept to the hour.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
@@ -31,6 +36,12 @@ ENTRY_BYTES: Final = 256
 """Charged for each entry beside its encoding: the key, and its places in two indexes."""
 
 IN_MEMORY: Final = ":memory:"
+
+BUSY_SECONDS: Final = 2.0
+"""How long a writer waits for another process; one that was stopped in a transaction must not stop all."""
+
+FOLLOW_SECONDS: Final = 5.0
+"""How often a guest looks whether the owner has put a fresh file in the place of a damaged one."""
 
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -69,9 +80,18 @@ class BoundedTable:
     """One table. Not thread-safe: it belongs to the event loop. `now` is seconds since 1970."""
 
     def __init__(
-        self, path: Path | None, layout: Layout, *, max_entries: int, max_bytes: int, checkpoints_itself: bool = True
+        self,
+        path: Path | None,
+        layout: Layout,
+        *,
+        max_entries: int,
+        max_bytes: int,
+        checkpoints_itself: bool = True,
+        shared: bool = False,
+        guest: bool = False,
     ) -> None:
-        """The file `path` belongs to one process, which the caller sees to; None keeps all in memory.
+        """The file `path` belongs to one process, which the caller sees to; None keeps all in memory. A `shared` file has
+        guests beside; a `guest` is one of them.
 
         Once in some hundreds of writes SQLite moves its log into the file, for which it waits for the disk, unless
         `checkpoints_itself` is False: then `checkpoint_file` has to be called in a thread from time to time.
@@ -82,9 +102,35 @@ class BoundedTable:
         self._max_bytes = max_bytes
         self._checkpoints_itself = checkpoints_itself
         self._where = " AND ".join(f"{column.split()[0]} = ?" for column in layout.key)
-        self.entries = 0
-        self.used_bytes = 0
+        self._shared = shared or guest
+        self._guest = guest
+        self._held = (0, 0)
+        """Entries, and bytes charged for them; of a shared file the row in it counts."""
+        self._inode = -1
+        self._followed_at = 0.0
+
+    @property
+    def entries(self) -> int:
+        """How many there are."""
+        return self._totals()[0]
+
+    @property
+    def used_bytes(self) -> int:
         """Charged for the entries."""
+        return self._totals()[1]
+
+    def _totals(self) -> tuple[int, int]:
+        if not self._shared:
+            return self._held
+        row: tuple[int, int] = self.database.execute("SELECT entries, used_bytes FROM totals").fetchone()
+        return row
+
+    def _account(self, entries: int, used_bytes: int) -> None:
+        """Write down what is held; within the transaction that changed it."""
+        if self._shared:
+            self.database.execute("UPDATE totals SET entries = ?, used_bytes = ?", (entries, used_bytes))
+        else:
+            self._held = (entries, used_bytes)
 
     def open(self) -> None:
         """Raises DirectoryUnusable if the file cannot be made or read."""
@@ -109,6 +155,7 @@ class BoundedTable:
 
         Raises KeyError if there is none, Unavailable if the file cannot be read.
         """
+        self._follow(now)
         layout = self._layout
         query = f"SELECT {layout.value}, used_at FROM {layout.table} WHERE {self._where}"
         row = self._settled(lambda: self.database.execute(query, key).fetchone())
@@ -133,6 +180,7 @@ class BoundedTable:
                 f"{len(keys)} times {len(value)} bytes can never fit: {self._layout.holder} holds {self._max_entries}"
                 f" entries, {self._max_bytes} bytes"
             )
+        self._follow(now)
         self._settled(lambda: self._insert(keys, value, charged, now))
 
     def forget(self, key: Key) -> None:
@@ -142,9 +190,10 @@ class BoundedTable:
 
     def _insert(self, keys: Sequence[Key], value: bytes, charged: int, now: float) -> None:
         database, table = self.database, self._layout.table
-        entries, used_bytes = self.entries + len(keys), self.used_bytes + charged * len(keys)
         with database:
             database.execute("BEGIN IMMEDIATE")
+            entries, used_bytes = self._totals()
+            entries, used_bytes = entries + len(keys), used_bytes + charged * len(keys)
             for key in keys:
                 gone = database.execute(f"DELETE FROM {table} WHERE {self._where} RETURNING charged_bytes", key)
                 for (freed,) in gone.fetchall():
@@ -158,44 +207,68 @@ class BoundedTable:
             places = "?, " * len(self._layout.key)
             for key in keys:
                 database.execute(f"INSERT INTO {table} VALUES ({places}?, ?, ?)", (*key, value, charged, now))
-        self.entries, self.used_bytes = entries, used_bytes
+            if self._shared:
+                self._account(entries, used_bytes)
+        if not self._shared:
+            self._account(entries, used_bytes)
 
     def _drop(self, key: Key) -> None:
-        gone = self.database.execute(
-            f"DELETE FROM {self._layout.table} WHERE {self._where} RETURNING charged_bytes", key
-        ).fetchall()
-        self.entries -= len(gone)
-        self.used_bytes -= sum(freed for (freed,) in gone)
+        with self.database:
+            self.database.execute("BEGIN IMMEDIATE")
+            entries, used_bytes = self._totals()
+            gone = self.database.execute(
+                f"DELETE FROM {self._layout.table} WHERE {self._where} RETURNING charged_bytes", key
+            ).fetchall()
+            self._account(entries - len(gone), used_bytes - sum(freed for (freed,) in gone))
 
     # The file
 
     def _open(self) -> None:
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.touch(
-                mode=0o600
-            )  # what is built here is the user's own affair; the log beside it has the same mode
-            self._path.touch(
-                mode=0o600
-            )  # what is built here is the user's own affair; the log beside it has the same mode
-        database = sqlite3.connect(self._path or IN_MEMORY, isolation_level=None)
+            # What is built here is the user's own affair; the log beside it has the same mode.
+            self._path.touch(mode=0o600)
+        database = sqlite3.connect(self._path or IN_MEMORY, isolation_level=None, timeout=BUSY_SECONDS)
         try:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
             if not self._checkpoints_itself:
                 database.execute("PRAGMA wal_autocheckpoint = 0")
             (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version == 0:
+            if version == 0 and not self._guest:
                 database.executescript(f"BEGIN; {self._layout.schema()} COMMIT;")
             elif version != self._layout.version:
                 raise _OtherLayout(f"the layout is {version}; expected {self._layout.version}")
-            self.entries, self.used_bytes = database.execute(
-                f"SELECT count(*), coalesce(sum(charged_bytes), 0) FROM {self._layout.table}"
-            ).fetchone()
+            if self._path is not None:
+                self._inode = os.stat(self._path).st_ino
+            if not self._guest:
+                self._count(database)
         except BaseException:
             database.close()
             raise
         self.database = database
+
+    def _count(self, database: sqlite3.Connection) -> None:
+        counted = f"SELECT count(*), coalesce(sum(charged_bytes), 0) FROM {self._layout.table}"
+        if not self._shared:
+            self._held = database.execute(counted).fetchone()
+            return
+        # In one transaction, because guests of an owner that died may be writing.
+        database.executescript(
+            f"BEGIN IMMEDIATE; CREATE TABLE IF NOT EXISTS totals (entries INTEGER NOT NULL, used_bytes INTEGER NOT NULL);"
+            f"DELETE FROM totals; INSERT INTO totals {counted}; COMMIT;"
+        )
+
+    def _follow(self, now: float) -> None:
+        """As a guest, go over to the file that the owner has put in the place of this one."""
+        if not self._guest or abs(now - self._followed_at) < FOLLOW_SECONDS or self._path is None:
+            return
+        self._followed_at = now
+        with suppress(OSError, sqlite3.Error):
+            if os.stat(self._path).st_ino != self._inode:
+                old = self.database
+                self._open()
+                old.close()
 
     def _settled(self, work: Callable[[], T]) -> T:
         """Do `work`, once more with a fresh file if this one turns out damaged.
@@ -208,6 +281,8 @@ class BoundedTable:
             except sqlite3.DatabaseError as reason:
                 if not _is_damage(reason):
                     raise
+                if self._guest:
+                    raise  # the owner finds the damage too
                 with suppress(sqlite3.Error):
                     self.database.close()
                 self._start_anew(reason)
@@ -220,7 +295,7 @@ class BoundedTable:
 
     def _start_anew(self, reason: Exception) -> None:
         """Move the file aside and make a fresh one."""
-        if self._path is None:
+        if self._path is None or self._guest:
             raise reason
         aside = self._path.with_name(f"{self._path.name}.damaged")
         log.error(
@@ -237,7 +312,7 @@ class BoundedTable:
         self._open()
 
 
-class _OtherLayout(Exception):
+class _OtherLayout(sqlite3.DatabaseError):
     """The file was written by another version."""
 
 

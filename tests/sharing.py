@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from cas.action_cache import ActionCache, ActionKey
 from cas.digest import Digest
 from cas.disk import DiskStore
 from cas.errors import StatusError
 from cas.shared_disk import SharedDisk
+from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
 OWNER = """
 import asyncio, sys
@@ -88,3 +90,16 @@ class InTurn:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         async with (await self._next()).open(digest, offset, limit) as pieces:
             yield pieces
+
+
+class ResultsInTurn:
+    """An ActionCache whose calls go to each of `caches` in turn."""
+
+    def __init__(self, caches: Sequence[ActionCache]) -> None:
+        self._turns = itertools.cycle(caches)
+
+    async def get(self, key: ActionKey) -> re_pb2.ActionResult:
+        return await next(self._turns).get(key)
+
+    async def put(self, key: ActionKey, result: re_pb2.ActionResult) -> None:
+        await next(self._turns).put(key, result)

@@ -241,3 +241,87 @@ async def test_a_disk_that_takes_nothing_more_still_gives_what_it_has(tmp_path: 
         with pytest.raises(Unavailable, match="action cache"):
             await cache.put(key("b"), result())
         cache._table.database.execute("PRAGMA query_only = OFF")
+
+
+# Several processes
+
+
+def shared(path: Path, role: str, max_entries: int = 1000) -> DiskActionCache:
+    return DiskActionCache(
+        path / "results.sqlite3",
+        max_entries=max_entries,
+        max_bytes=1 << 30,
+        shared=role == "owner",
+        guest=role == "guest",
+    )
+
+
+async def test_guests_go_on_while_the_owner_starts_again_and_it_counts_what_they_wrote(tmp_path: Path) -> None:
+    async with shared(tmp_path, "owner") as owner:
+        guest = await shared(tmp_path, "guest").__aenter__()
+        await owner.put(key("a"), result())
+    await guest.put(key("b"), result())
+    async with shared(tmp_path, "owner") as owner:
+        assert len(owner) == 2
+        await guest.put(key("c"), result())
+        assert len(owner) == 3
+        assert await known(owner, "abc") == await known(guest, "abc") == "abc"
+        await guest.__aexit__()
+
+
+async def test_a_file_that_served_one_process_alone_is_shared_with_what_it_holds(tmp_path: Path) -> None:
+    async with opened(tmp_path) as cache:
+        await cache.put(key("a"), result())
+    async with shared(tmp_path, "owner", max_entries=2) as owner, shared(tmp_path, "guest", max_entries=2) as guest:
+        await guest.put(key("b"), result())
+        await guest.put(key("c"), result())
+        assert await known(owner, "abc") == "bc"
+        assert len(guest) == 2
+    async with opened(tmp_path) as cache:
+        assert len(cache) == 2
+
+
+async def test_a_guest_without_an_owner_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DirectoryUnusable, match="action cache"):
+        await shared(tmp_path, "guest").__aenter__()
+
+
+async def test_guests_follow_the_owner_to_a_fresh_file(tmp_path: Path) -> None:
+    now = [1000.0]
+    async with shared(tmp_path, "owner") as owner:
+        guest = DiskActionCache(
+            tmp_path / "results.sqlite3", max_entries=10, max_bytes=1 << 30, guest=True, clock=lambda: now[0]
+        )
+        async with guest:
+            await guest.put(key("a"), result())
+            owner._table._start_anew(sqlite3.DatabaseError("as if it were damaged"))
+            await owner.put(key("b"), result())
+            now[0] += 10.0
+            assert await known(guest, "ab") == "b"
+
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from cas.action_cache import ActionKey
+from cas.action_cache_disk import DiskActionCache
+from cas.digest import Digest
+from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+
+async def main(path, name):
+    async with DiskActionCache(path, max_entries=50, max_bytes=1 << 30, guest=True) as cache:
+        for number in range(300):
+            await cache.put(ActionKey("", Digest.of(f"{name} {number}".encode())), re_pb2.ActionResult(stdout_raw=b"x"))
+
+asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
+"""
+
+
+async def test_processes_that_write_at_once_keep_the_bound_together(tmp_path: Path) -> None:
+    async with shared(tmp_path, "owner", max_entries=50) as owner:
+        path = str(tmp_path / "results.sqlite3")
+        writers = [await asyncio.create_subprocess_exec(sys.executable, "-c", WRITER, path, name) for name in "xyz"]
+        assert [await writer.wait() for writer in writers] == [0, 0, 0]
+        assert len(owner) == 50
+        counted = sqlite3.connect(path).execute("SELECT count(*) FROM results").fetchone()
+        assert counted == (50,)

@@ -29,7 +29,7 @@ from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb
 from protos.google.bytestream import bytestream_pb2
 from rexec.rpc import RpcServer
 from rexec.scheduler_channel import following_channel
-from tests.sharing import InTurn, owner_process
+from tests.sharing import InTurn, ResultsInTurn, owner_process
 
 OpenStore = Callable[[int], AbstractAsyncContextManager[BlobStore]]
 """Opens an empty store with room for that many bytes of blobs of more than 64 KiB each."""
@@ -169,6 +169,17 @@ async def results_in_memory(_path: Path, max_entries: int) -> AsyncIterator[Acti
 async def results_on_disk(path: Path, max_entries: int) -> AsyncIterator[ActionCache]:
     async with DiskActionCache(path / "results.sqlite3", max_entries=max_entries, max_bytes=1 << 30) as cache:
         yield cache
+
+
+@asynccontextmanager
+async def shared_results_in_turn(path: Path, max_entries: int) -> AsyncIterator[ActionCache]:
+    def opened(shared: bool = False, guest: bool = False) -> DiskActionCache:
+        return DiskActionCache(
+            path / "results.sqlite3", max_entries=max_entries, max_bytes=1 << 30, shared=shared, guest=guest
+        )
+
+    async with opened(shared=True) as owner, opened(guest=True) as one, opened(guest=True) as other:
+        yield ResultsInTurn([owner, one, other])
 
 
 @asynccontextmanager
