@@ -12,6 +12,7 @@ completed, so that a client that sees completion finds the result.
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Self
@@ -87,7 +88,12 @@ class Broker:
         now = self.clock.monotonic()
         self._queue = Queue(self.settings, now)
         if self._journal is not None:
-            self._restore(self._journal, now)
+            # So many records at once and none of them garbage: looking for some would take a third of the start.
+            gc.disable()
+            try:
+                self._restore(self._journal, now)
+            finally:
+                gc.enable()
         self._way_out = self._delivery.way_out
         self._watches = Watches(self._queue, self._way_out, self.clock, self.logs, self._apply)
         self.status.started()
@@ -228,6 +234,12 @@ class Broker:
         self._require_own(worker_id, report.lease_id)
         lease = self._queue.held(worker_id, report.lease_id, report.epoch)
         if lease is None or lease.hold is Hold.REVOKED:
+            if report.failure == worker_pb2.Finished.NONE:  # else it only says that it has stopped
+                why = "over, or was granted anew" if lease is None else "revoked"
+                log.info(
+                    "result dropped: its lease is " + why, worker=worker_id[:100], lease=report.lease_id[:100],
+                    epoch=report.epoch,
+                )  # fmt: skip
             self._apply(e.Finished(worker_id, report.lease_id, report.epoch, Failure.REVOKED))
         elif lease.hold is Hold.LIVE:
             self._apply(e.Reported(worker_id, report.lease_id, report.epoch))

@@ -76,10 +76,18 @@ class Batch:
     forgotten_statistics: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
-        """How many rows are written or taken out."""
-        written = len(self.tasks) + len(self.live) + len(self.operations) + len(self.workers) + len(self.statistics)
-        ended = len(self.ended_tasks) + len(self.forgotten_operations)
-        return written + ended + len(self.gone_workers) + len(self.forgotten_statistics)
+        """How many rows are touched."""
+        return (
+            len(self.tasks)
+            + len(self.live)
+            + len(self.operations)
+            + len(self.workers)
+            + len(self.statistics)
+            + 2 * len(self.ended_tasks)
+            + len(self.forgotten_operations)
+            + len(self.gone_workers)
+            + len(self.forgotten_statistics)
+        )
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
-from typing import cast
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -24,14 +24,14 @@ class Gate(Journal):
     """A journal whose commits end when the test says so, and as it says."""
 
     def __init__(self) -> None:
-        self.path = cast("object", "scheduler.sqlite3")  # type: ignore[assignment]
+        self.path = Path("scheduler.sqlite3")
         self.written: list[list[int]] = []
         self.failures: list[Exception | None] = []
         """Of the next commits; None for one that succeeds."""
         self._may_end = threading.Semaphore(0)
         self.began = threading.Semaphore(0)
 
-    wants_checkpoint = False  # type: ignore[assignment]
+    wants_checkpoint = False
 
     def end(self, commits: int = 1) -> None:
         """Let so many commits end."""
@@ -97,6 +97,12 @@ class Bench:
         assert number in self.released
 
 
+@pytest.fixture(autouse=True)
+def in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every commit, so that the test goes on meanwhile."""
+    monkeypatch.setattr(group_commit, "INLINE_ROWS", -1)
+
+
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
     bench = Bench()
@@ -114,6 +120,24 @@ async def test_nothing_leaves_before_its_commit_and_then_all_in_order(bench: Ben
     await bench.until_released(2)
     assert bench.gate.written == [[1, 2]]
     assert bench.released == [1, 2]
+
+
+async def test_what_is_small_is_committed_without_a_thread(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "INLINE_ROWS", 4)
+    bench.gate.end(2)
+    bench.change(1)
+    assert bench.released == []
+    await asyncio.sleep(0)  # its turn comes after this one
+    assert bench.released == [1]
+    monkeypatch.setattr(group_commit, "SLOW_SECONDS", -1.0)
+    bench.change(2)
+    await asyncio.sleep(0)
+    assert bench.released == [1, 2]
+    bench.change(3)  # the disk has been slow
+    await asyncio.sleep(0)
+    assert bench.released == [1, 2]
+    bench.gate.end()
+    await bench.until_released(3)
 
 
 async def test_what_happens_during_a_commit_goes_into_the_next_one(bench: Bench) -> None:

@@ -397,7 +397,9 @@ def test_a_task_that_began_and_ended_in_between_leaves_only_its_operation(driver
     driver.finish(worker_id)
     batch = driver.changes.take()
     assert [row[1] for row in batch.operations] == [name]
-    assert batch.tasks == batch.live == batch.ended_tasks == []
+    assert not batch.tasks
+    assert not batch.live
+    assert not batch.ended_tasks
 
 
 def test_what_came_from_the_action_cache_is_not_written_down(driver: Restartable) -> None:
