@@ -41,7 +41,10 @@ from protos.rexec.worker.v1 import worker_pb2
 from rexec.worker.blob_files import FileKey
 from rexec.worker.command import invocation
 from rexec.worker.files import FileCache, Hold, InputsTooLarge
-from rexec.worker.inputs import Inputs, changed, inputs_of, lay_out, working_directory
+from rexec.worker.inputs import Inputs, changed, inputs_of, working_directory
+from rexec.worker.kept_rooms import KeptRooms
+from rexec.worker.layout import CannotReuse, Layout, lay_out
+from rexec.worker.listing import Listings
 from rexec.worker.live_log import LeaseLog
 from rexec.worker.oom import OomWatch
 from rexec.worker.outage import Outage
@@ -93,12 +96,14 @@ class ActionContext:
     store_of: Callable[[str], BlobStore]
     """The store of an instance name."""
     outage: Outage
+    kept: KeptRooms
     leaving: Callable[[], bool] = lambda: False
     """Whether the agent was told to stop."""
     attached: Callable[[], bool] = lambda: True
     """Whether the scheduler hears what becomes of a lease."""
     wall_clock_ns: Callable[[], int] = time.time_ns
     directories: DirectoryCache = field(default_factory=DirectoryCache)
+    listings: Listings = field(default_factory=Listings)
     oom: OomWatch = field(default_factory=OomWatch)
     rewriters: set[str] = field(default_factory=set)
     """Hashes of actions in whose company inputs were changed: they get copies when they come again."""
@@ -139,11 +144,14 @@ class LeasedAction:
             finished.status.CopyFrom(failure.to_proto())
         except WorkerFault as failure:
             _log.warning("lease failed here", lease=self._lease.lease_id, failure=str(failure))
+            if isinstance(failure, DiskFull):
+                self._context.kept.drop_all()
             _fail(finished, failure)
         except OSError as failure:
             # Only what the worker itself did: faults of outputs and commands are StatusErrors by now.
             if failure.errno in _DISK_FULL:
                 _log.warning("the disk is full", lease=self._lease.lease_id, failure=str(failure))
+                self._context.kept.drop_all()
                 _fail(finished, DiskFull(f"the worker's disk is full: {failure.strerror}"))
             else:
                 _log.exception("lease failed here", lease=self._lease.lease_id)
@@ -160,21 +168,44 @@ class LeasedAction:
         self._begin(worker_pb2.Progress.FETCHING, self._metadata.input_fetch_start_timestamp)
         inputs = await self._reached(lambda: self._load(store, input_root))
         with await self._reached(lambda: context.files.hold(inputs.keys, store)) as hold:
-            room = context.workspace.room()
+            self._begin(worker_pb2.Progress.LAYING_OUT)
+            room, layout = await self._laid_out(inputs, hold)
             leave = context.workspace.discard
             try:
-                self._begin(worker_pb2.Progress.LAYING_OUT)
-                copied = lease.action_digest.hash in context.rewriters
-                layout = partial(lay_out, inputs, lease.command, room.root, context.files.files, copied=copied)
-                await to_the_end(asyncio.to_thread(layout))
                 self._stamp(self._metadata.input_fetch_completed_timestamp)
-                await self._run_in(room, inputs, hold, store, input_root.function, finished)
+                if await self._run_in(room, inputs, hold, store, input_root.function, finished):
+                    leave = partial(context.kept.keep, layout=layout)
             except Unkillable as failure:
                 leave = context.workspace.abandon
                 raise WorkerFault(str(failure)) from failure
             finally:
                 self._log.ended()
                 leave(room)
+
+    async def _laid_out(self, inputs: Inputs, hold: Hold) -> tuple[Room, Layout | None]:
+        """A room with the input root, made from an earlier one if there is one that is much like it."""
+        context, lease = self._context, self._lease
+        copied = lease.action_digest.hash in context.rewriters
+        kept = None if copied else context.kept.take(hold.entries)
+        if kept is not None:
+            room, before = kept
+            try:
+                return room, await self._lay_out(room, inputs, hold, before)
+            except (OSError, CannotReuse) as reason:
+                # What the action before did to it. Should it be something else, it will be told below.
+                _log.info("input root is made anew", lease=lease.lease_id, reason=str(reason)[:300])
+        return (room := context.workspace.room()), await self._lay_out(room, inputs, hold, None, copied=copied)
+
+    async def _lay_out(
+        self, room: Room, inputs: Inputs, hold: Hold, before: Layout | None, *, copied: bool = False
+    ) -> Layout | None:
+        context, command = self._context, self._lease.command
+        layout = partial(lay_out, inputs, command, room.root, context.files.files, hold.entries, copied=copied)
+        try:
+            return await to_the_end(asyncio.to_thread(layout, before=before, scrap=context.workspace.scrap))
+        except BaseException:
+            context.workspace.discard(room)
+            raise
 
     async def _reached(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
         """Read from the store. Raises InputsMissing and what else is wrong with the action, WorkerFault for the rest.
@@ -199,7 +230,7 @@ class LeasedAction:
             files = [digest for digest in tree.file_digests() if digest.size_bytes]
             absent = await store.find_missing(files) if files else set()
             raise InputsMissing(sorted(absent | tree.missing, key=lambda digest: digest.hash))
-        return inputs_of(tree)
+        return inputs_of(tree, self._context.listings)
 
     async def _run_in(
         self,
@@ -209,7 +240,8 @@ class LeasedAction:
         store: BlobStore,
         function: DigestFunction,
         finished: worker_pb2.Finished,
-    ) -> None:
+    ) -> bool:
+        """Run the command and tell of it. Returns whether the input root may be kept for another action."""
         context, lease = self._context, self._lease
         directory = working_directory(lease.command, room.root)
         started = invocation(lease.command, directory, context.settings.environment, room.tmp)
@@ -284,7 +316,7 @@ class LeasedAction:
             self._complete(finished.action_result, ended)
             finished.message = f"{name} of {refusal.digest.size_bytes} bytes cannot be kept: {refusal}"
             finished.status.CopyFrom(FailedPrecondition(finished.message).to_proto())
-            return
+            return False
         except StatusError as failure:
             raise WorkerFault(f"cannot upload outputs: {failure}") from failure
         self._stamp(self._metadata.output_upload_completed_timestamp)
@@ -305,6 +337,7 @@ class LeasedAction:
             finished.status.CopyFrom(
                 ActionTimedOut(f"the command ran for longer than {timeout_seconds:g} s").to_proto()
             )
+        return not touched
 
     def _require_own_fault(self, ended: Exit) -> None:
         """Raises WorkerFault if the command did not fail by itself (behaviour: never a result with 137 or 143)."""

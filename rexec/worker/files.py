@@ -72,6 +72,11 @@ class Hold:
     ) -> None:
         self.release()
 
+    @property
+    def entries(self) -> Mapping[FileKey, object]:
+        """What the cache knows each file by: the same object as long as it is the same file, also for later holds."""
+        return self._held
+
     def forget(self, changed: Iterable[FileKey]) -> int:
         """Drop those of the files that were changed. Returns how many files of this hold have been changed, now or before,
         while another hold had them too: of each, somebody may have read what it does not stand for."""

@@ -28,6 +28,17 @@ def require_known(properties: re_pb2.NodeProperties, name: str, *, directory: bo
             )
 
 
+def check(properties: re_pb2.NodeProperties, name: str, *, directory: bool = False) -> None:
+    """Raises MalformedRequest for properties of the input `name` that mean nothing here or that no file can have."""
+    require_known(properties, name, directory=directory)
+    mtime_of(properties)
+
+
+def has_own(properties: re_pb2.NodeProperties) -> bool:
+    """Whether there is a time or a mode to be applied."""
+    return properties.HasField("mtime") or properties.HasField("unix_mode")
+
+
 def require_known_names(names: Iterable[str]) -> frozenset[str]:
     """The names in Command.output_node_properties. Raises MalformedRequest for one that is not known."""
     wanted = frozenset(names)

@@ -42,6 +42,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     cache_max_bytes: int = 10 << 30
     """Bytes of input files kept on disk. An input root larger than this cannot run here."""
 
+    reuse_input_roots: bool = True
+    """Lay out the inputs of an action by changing what an earlier one has left of its own. Off: each gets a new directory."""
+
     properties: dict[str, list[str]] = msgspec.field(default_factory=dict)
     """Platform properties offered beside those found out about the machine (OSFamily, ISA); each may have several values."""
 
@@ -133,6 +136,11 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         if found.memory_bytes:
             offered["memory"] = found.memory_bytes - min(self.memory_reserve_bytes, found.memory_bytes // 2)
         return {**offered, **self.resources}
+
+    @property
+    def max_kept_rooms(self) -> int:
+        """Input roots kept for later actions: one for each that can be there at once."""
+        return self.slots + self.prefetch_leases if self.reuse_input_roots else 0
 
     @property
     def worker_name(self) -> str:

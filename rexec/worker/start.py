@@ -18,6 +18,7 @@ from rexec.worker.action import ActionContext
 from rexec.worker.agent import Agent
 from rexec.worker.blob_files import BlobFiles
 from rexec.worker.files import FileCache
+from rexec.worker.kept_rooms import KeptRooms
 from rexec.worker.link import Dial
 from rexec.worker.observer import WorkerObserver
 from rexec.worker.outage import Outage
@@ -89,6 +90,7 @@ async def open_agent(
     if not settings.work_dir:
         raise ValueError("work_dir is empty, expected the directory that actions run in")
     workspace = Workspace(settings.work_dir)
+    kept = KeptRooms(workspace, settings.max_kept_rooms)
     try:
         with _usable(workspace.path, "--work-dir, or [worker] work_dir"):
             await asyncio.to_thread(workspace.claim)
@@ -105,11 +107,13 @@ async def open_agent(
             runner=Runner(processes, settings.kill_grace_seconds, workspace.note_session),
             slots=Slots(settings.slots),
             store_of=store_of,
+            kept=kept,
             outage=Outage(settings.upload_patience_seconds),
             directories=DirectoryCache(max_bytes=_PARSED_DIRECTORY_BYTES),
         )
         yield Agent(context, dial, str(uuid.uuid4()), observer)
     finally:
+        kept.drop_all()
         await asyncio.to_thread(workspace.close)
 
 

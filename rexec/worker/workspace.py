@@ -124,6 +124,19 @@ class Workspace:
         with suppress(RuntimeError):  # closed meanwhile: the next agent deletes it
             self._sweeper.submit(delete_tree, target)
 
+    def scrap(self, path: str) -> None:
+        """Take something out of a room, to be deleted later. Raises OSError. May be called in any thread."""
+        status = os.lstat(path)
+        if not stat.S_ISDIR(status.st_mode):
+            os.unlink(path)
+            return
+        if stat.S_IMODE(status.st_mode) & 0o700 != 0o700:
+            os.chmod(path, 0o700)  # as in `discard`
+        target = f"{self._trash}/{os.getpid()}-{next(self._trashed)}"
+        os.rename(path, target)
+        with suppress(RuntimeError):
+            self._sweeper.submit(delete_tree, target)
+
     def abandon(self, room: Room) -> None:
         """Leave a room to the next agent: there are processes in it that do not end. Its number is not used again."""
         _log.error("gave up a room whose processes do not end", room=room.path)

@@ -18,6 +18,7 @@ from protos.rexec.worker.v1 import worker_pb2
 from rexec.worker.action import ActionContext, LeasedAction
 from rexec.worker.blob_files import BlobFiles
 from rexec.worker.files import FileCache
+from rexec.worker.kept_rooms import KeptRooms
 from rexec.worker.outage import Outage
 from rexec.worker.processes import Processes
 from rexec.worker.runner import Runner
@@ -162,4 +163,5 @@ async def make_context(work_dir: Path, store: MemoryStore, **changes: Any) -> Ac
         slots=Slots(settings.slots),
         store_of=lambda _instance: store,
         outage=Outage(0.0),
+        kept=KeptRooms(workspace, settings.max_kept_rooms),
     )

@@ -263,7 +263,7 @@ async def test_a_full_disk_is_no_fault_of_the_action(worker: Worker, monkeypatch
     def full(_path: str, _mode: int = 0o777) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("rexec.worker.inputs.os.mkdir", full)
+    monkeypatch.setattr("rexec.worker.layout.os.mkdir", full)
     finished = await worker.run("/bin/true", inputs={"d": {}})
     assert finished.failure == worker_pb2.Finished.INFRASTRUCTURE
     # Should it be so on every worker that is tried, then no client comes back for more.

@@ -1,0 +1,90 @@
+"""Rooms whose input roots are kept for the next action: mostly it needs nearly the same.
+
+A room is kept when its action has ended in good order and its inputs are intact. At most one is kept for each place that an
+action can have, the oldest goes first. The next action takes the one that shares most with it, if that is half of what it needs;
+else it gets an empty room, and what is kept stays for others.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from itertools import islice
+from typing import Final
+
+from rexec.worker.blob_files import FileKey
+from rexec.worker.layout import Layout
+from rexec.worker.workspace import Room, Workspace
+
+LEAST_FILES: Final = 8
+"""An input root of fewer is made as fast as it is looked at."""
+
+_SAMPLE_FILES: Final = 64
+"""Looked at to see how much a room shares with an action."""
+
+LEAST_FREE_BYTES: Final = 1 << 30
+"""With less room on the disk nothing is kept: an action may have left anything beside its inputs."""
+
+
+class KeptRooms:
+    """Those of one agent. Lives on the event loop; every call takes microseconds, or little more."""
+
+    def __init__(self, workspace: Workspace, max_rooms: int) -> None:
+        self._workspace = workspace
+        self._max_rooms = max_rooms
+        self._kept: list[tuple[Room, Layout]] = []
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def take(self, entries: Mapping[FileKey, object]) -> tuple[Room, Layout] | None:
+        """A room to start from for an action that needs these files; it is the caller's from now on."""
+        if len(entries) < LEAST_FILES:
+            return None
+        sample = list(islice(entries.items(), _SAMPLE_FILES))
+        most, best = len(sample) // 2 - 1, -1
+        for number in reversed(range(len(self._kept))):
+            known = self._kept[number][1].entries
+            shared = sum(known.get(key) is entry for key, entry in sample)
+            if shared > most:
+                most, best = shared, number
+            if shared == len(sample):
+                break
+        return self._kept.pop(best) if best >= 0 else None
+
+    def keep(self, room: Room, layout: Layout | None) -> None:
+        """An action has ended in a room; None if its input root is of no more use. No process may be left in it."""
+        if (
+            layout is None
+            or self._max_rooms < 1
+            or len(layout.entries) < LEAST_FILES
+            or self._workspace.free_bytes() < LEAST_FREE_BYTES
+            or not self._stripped(room)
+        ):
+            self._workspace.discard(room)
+            return
+        self._kept.append((room, layout))
+        if len(self._kept) > self._max_rooms:
+            self._workspace.discard(self._kept.pop(0)[0])
+
+    def drop_all(self) -> None:
+        """Give up what is kept, for instance because the disk is full."""
+        while self._kept:
+            self._workspace.discard(self._kept.pop()[0])
+
+    def _stripped(self, room: Room) -> bool:
+        """Take away everything in the room but its input root, and give it an empty TMPDIR; False if that is not possible."""
+        try:
+            status = os.lstat(room.path)
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+                return False
+            os.chmod(room.path, 0o755)
+            for name in os.listdir(room.path):
+                path = f"{room.path}/{name}"
+                if path != room.root:
+                    self._workspace.scrap(path)
+            os.mkdir(room.tmp)
+        except OSError:
+            return False
+        return True
