@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import structlog
 
@@ -15,6 +16,7 @@ from cas.compose import Verified
 from cas.config import StoreSettings
 from cas.disk import DiskStore
 from cas.memory import MemoryStore
+from cas.shared_disk import SharedDisk
 from cas.store import BlobStore
 
 log = structlog.get_logger()
@@ -42,8 +44,12 @@ def directory_of(settings: StoreSettings) -> Path:
     return Path(settings.directory).expanduser()
 
 
+Sharing = Literal["alone", "owner", "guest"]
+"""Whether other processes of this machine use a store on disk too, and whether this one decides what stays in it."""
+
+
 @asynccontextmanager
-async def open_stores(settings: StoreSettings) -> AsyncIterator[Stores]:
+async def open_stores(settings: StoreSettings, sharing: Sharing = "alone") -> AsyncIterator[Stores]:
     """The stores of `settings`, closed at the end; not those of another server. Raises DirectoryUnusable if they cannot be
     opened."""
     if settings.kind == "memory":
@@ -54,15 +60,24 @@ async def open_stores(settings: StoreSettings) -> AsyncIterator[Stores]:
         yield Stores(blobs, Complete(results, blobs), lambda: memory.used_bytes)
         return
     directory = directory_of(settings)
-    async with (
-        DiskStore(directory / "cas", settings.max_bytes, sync_seconds=settings.sync_seconds) as disk,
-        DiskActionCache(
-            directory / "action-cache.sqlite3",
-            max_entries=settings.action_cache_max_entries,
-            max_bytes=settings.action_cache_max_bytes,
-            checkpoint_seconds=settings.sync_seconds,
-        ) as disk_results,
-    ):
+    disk_results = DiskActionCache(
+        directory / "action-cache.sqlite3",
+        max_entries=settings.action_cache_max_entries,
+        max_bytes=settings.action_cache_max_bytes,
+        shared=sharing == "owner",
+        guest=sharing == "guest",
+        checkpoint_seconds=settings.sync_seconds,
+    )
+    if sharing == "guest":
+        async with SharedDisk(directory / "cas") as guest, disk_results:
+            blobs = Verified(guest)
+            # The owner counts what is there.
+            yield Stores(blobs, Complete(disk_results, blobs), lambda: 0)
+        return
+    disk = DiskStore(
+        directory / "cas", settings.max_bytes, shared=sharing == "owner", sync_seconds=settings.sync_seconds
+    )
+    async with disk, disk_results:
         _tell_if_small(disk.max_bytes)
         blobs = Verified(disk)
         yield Stores(blobs, Complete(disk_results, blobs), lambda: disk.used_bytes)

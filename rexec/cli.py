@@ -15,6 +15,7 @@ from rexec.client_flags import client_flags, reachable, worker_flags
 from rexec.command_line import CONFIG, configured, run
 from rexec.config import Config
 from rexec.exposure import warnings
+from rexec.part_command import part
 from rexec.role_commands import access_of, frontend, named, scheduler
 from rexec.status_commands import ps, top, workers
 
@@ -42,6 +43,7 @@ def main() -> None:
 
 
 main.add_command(scheduler)
+main.add_command(part)
 main.add_command(frontend)
 main.add_command(ps)
 main.add_command(top)
@@ -61,6 +63,12 @@ main.add_command(workers)
     metavar="N",
     help="Actions that this machine runs at once; 0 serves without a local worker. [default: one for each core]",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Processes that answer clients, behind one port; more than one beside the one with the queue. [default: 1 for all]",
+)
 @click.option("--config", type=CONFIG, metavar="FILE", help="TOML file with every other option.")
 @click.option("--metrics-listen", metavar="HOST:PORT", help="Answer /metrics, /healthz and /readyz over HTTP there.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]")
@@ -68,6 +76,7 @@ def serve(
     listen: tuple[str, ...],
     state_dir: str | None,
     slots: int | None,
+    processes: int | None,
     config: Path | None,
     metrics_listen: str | None,
     log_level: str | None,
@@ -75,19 +84,21 @@ def serve(
     """Serve remote execution and caching, with local workers.
 
     One process serves clients and schedules; a second one runs actions in its slots. More workers join from other
-    machines with `rexec worker`. Ctrl-C or SIGTERM stops both.
+    machines with `rexec worker`. With --processes, clients are served on several cores. Ctrl-C or SIGTERM stops all.
     """
     settings = configured(
         config,
         server__listen=listen or None,
         state_dir=state_dir,
         slots=slots,
+        processes=processes,
         server__metrics_listen=metrics_listen,
         server__log_level=log_level,
     )
     from rexec import logs
     from rexec.server import CannotServe
     from rexec.server import serve as serving
+    from rexec.supervisor import supervise
 
     logs.configure(settings.server)
 
@@ -96,7 +107,7 @@ def serve(
         sys.stdout.flush()
 
     try:
-        run(lambda: serving(settings, config, ready))
+        run(lambda: (serving if settings.processes == 1 else supervise)(settings, config, ready))
     except CannotServe as error:
         raise click.ClickException(str(error)) from error
 

@@ -25,6 +25,9 @@ from rexec.scheduler.settings import SchedulerSettings
 from rexec.tls_settings import TlsSettings
 from rexec.worker.settings import MAX_SLOTS, WorkerSettings
 
+MAX_PROCESSES = 256
+"""More than any machine has use for; each takes some 60 MB."""
+
 
 class ConfigError(Exception):
     """The configuration cannot be used; the text names the file, the key and what was expected."""
@@ -74,6 +77,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ~/.local/state/rexec."""
     slots: int | None = None
     """Actions that the local workers of `rexec serve` run at once. 0: no local worker. Unset: [worker] slots."""
+    processes: int = 1
+    """Processes of `rexec serve` that answer clients, behind one port. 1: one process does everything but run actions. More:
+    one keeps the queue and the store, and so many beside it use the other cores."""
     server: ServerSettings = ServerSettings()
     auth: AuthSettings = AuthSettings()
     connection: ConnectionSettings = ConnectionSettings()
@@ -87,6 +93,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """Refuse values that cannot work, naming them."""
         if self.slots is not None and not 0 <= self.slots <= MAX_SLOTS:
             raise ValueError(f"slots is {self.slots}, expected 0 to {MAX_SLOTS}")
+        if not 1 <= self.processes <= MAX_PROCESSES:
+            raise ValueError(f"processes is {self.processes}, expected 1 to {MAX_PROCESSES}")
         if self.local_slots > self.scheduler.max_slots:
             raise ValueError(
                 f"slots is {self.local_slots}, expected at most scheduler.max_slots, {self.scheduler.max_slots}"

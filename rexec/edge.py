@@ -54,15 +54,20 @@ class Running:
     services: tuple[ServiceDescriptor, ...]
     ends: asyncio.Future[str] | None = None
     """Set, with the reason, when the process must not go on; None if that cannot be."""
+    metrics_port: int = 0
+    """Where its HTTP port is; 0 without one."""
 
 
 class Edge:
     """The ports of one process, and what there is to say about it. Services are added to `server`."""
 
-    def __init__(self, config: Config, with_state: bool) -> None:
+    def __init__(self, config: Config, with_state: bool, with_ports: bool = True) -> None:
         """Raises AuthUnusable and OSError."""
         self._config = config
         self._with_state = with_state
+        self._with_ports = with_ports
+        self.metrics_port = 0
+        """Of the HTTP port; 0 without one."""
         self.telemetry = Telemetry()
         self.authentication = Authentication(config.auth)
         self._credentials: grpc.ServerCredentials | None = server_credentials(config.server.tls)
@@ -101,7 +106,7 @@ class Edge:
             stack.callback(health.close)
             await self.server.start()
             self._health = health
-            yield Running(addresses, socket, health, tuple(self.server.services))
+            yield Running(addresses, socket, health, tuple(self.server.services), metrics_port=self.metrics_port)
 
     def _add_diagnostics(self) -> Health:
         """Add health, which probes ask without credentials, and reflection, which is answered like any other call."""
@@ -117,7 +122,7 @@ class Edge:
     def _listen(self, socket: Path | None) -> tuple[str, ...]:
         addresses = []
         try:
-            for address in self._config.server.listen:
+            for address in self._config.server.listen if self._with_ports else ():
                 host, _ = host_and_port(address)
                 addresses.append(f"{host}:{self.server.listen(address, self._credentials)}")
             if socket is not None:
@@ -137,19 +142,21 @@ def _remove(socket: Path) -> None:
 
 
 @asynccontextmanager
-async def opened_edge(config: Config, with_state: bool = True) -> AsyncIterator[Edge]:
+async def opened_edge(config: Config, with_state: bool = True, with_ports: bool = True) -> AsyncIterator[Edge]:
     """An edge on which nothing answers yet but the HTTP port; `with_state` says whether the process has the state directory
-    to itself. Raises CannotServe."""
+    to itself, `with_ports` whether it
+    listens elsewhere than on its Unix socket. Raises CannotServe."""
     async with AsyncExitStack() as stack:
         try:
-            _require_ports(config.server)
-            edge = Edge(config, with_state)
+            if with_ports:
+                _require_ports(config.server)
+            edge = Edge(config, with_state, with_ports)
             if with_state:
                 stack.enter_context(claimed(config.state_path))
             if config.server.metrics_listen:
                 # Before and after all that answers calls: it says why they are not answered.
                 figures = Figures(edge.telemetry.registry, edge.telemetry.state, edge.unready)
-                stack.enter_context(shown(config.server.metrics_listen, figures))
+                edge.metrics_port = stack.enter_context(shown(config.server.metrics_listen, figures))
             await stack.enter_async_context(edge.authentication.running())
         except (AuthUnusable, CannotListen, DirectoryUnusable, OSError) as error:
             raise CannotServe(str(error)) from error

@@ -34,14 +34,17 @@ from rexec.stores import StoreUnusable, open_held, remote_held
 
 
 @asynccontextmanager
-async def running_frontend(config: Config) -> AsyncIterator[Running]:
-    """A frontend of this configuration, until the block ends. Raises CannotServe."""
+async def running_frontend(config: Config, beside_core: bool = False) -> AsyncIterator[Running]:
+    """A frontend of this configuration, until the block ends; one that is beside the core of `rexec serve --processes` uses
+    its store on disk directly. Raises CannotServe."""
     clock = SystemClock()
     async with opened_edge(config, with_state=False) as edge, AsyncExitStack() as stack:
         try:
             scheduler = _scheduler(config, clock)
             if config.store.kind == "remote" and config.store.address:
                 opened = open_held(config)
+            elif beside_core and config.store.kind == "disk":
+                opened = open_held(config, "guest")
             else:
                 opened = remote_held(
                     config, config.frontend.schedulers, config.connection, lambda: scheduler.connection.place

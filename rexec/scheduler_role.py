@@ -19,13 +19,18 @@ from rexec.stores import StoreUnusable, open_held
 
 
 @asynccontextmanager
-async def running_scheduler(config: Config) -> AsyncIterator[Running]:
-    """A scheduler of this configuration, until the block ends. Raises CannotServe."""
+async def running_scheduler(config: Config, as_core: bool = False) -> AsyncIterator[Running]:
+    """A scheduler of this configuration, until the block ends. As the core of `rexec serve --processes` it listens on its
+    Unix socket only, and shares its store on disk with the frontends. Raises CannotServe."""
     clock = SystemClock()
     # Whoever stands by has no port and no store yet: both may be those of the one that leads.
-    async with leading(config) as journal, opened_edge(config) as edge, AsyncExitStack() as stack:
+    async with (
+        leading(config) as journal,
+        opened_edge(config, with_ports=not as_core) as edge,
+        AsyncExitStack() as stack,
+    ):
         try:
-            held = await stack.enter_async_context(open_held(config))
+            held = await stack.enter_async_context(open_held(config, "owner" if as_core else "alone"))
         except StoreUnusable as error:
             raise CannotServe(str(error)) from error
         core = Core(edge, config, held, InputRoots(config.scheduler, clock), clock, journal)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,8 +20,9 @@ import structlog
 from rexec.config import Config
 from rexec.core import Core
 from rexec.edge import CannotServe, Running, opened_edge
+from rexec.kept_process import KeptProcess
 from rexec.leading import leading
-from rexec.local import LocalWorker, worker_command
+from rexec.local import worker_command
 from rexec.scheduler.clock import SystemClock
 from rexec.scheduler.inputs import InputRoots
 from rexec.services import offer_assets, offer_cache, offer_execution
@@ -48,15 +50,33 @@ async def serve(config: Config, config_file: Path | None, ready: Ready) -> None:
     await until_stopped(with_worker(), ready)
 
 
-async def until_stopped(role: AbstractAsyncContextManager[Running], ready: Ready) -> None:
-    """Keep a role running until SIGINT or SIGTERM. Raises CannotServe."""
+async def until_stopped(
+    role: AbstractAsyncContextManager[Running], ready: Ready, tell: Callable[[Running], None] = lambda _running: None
+) -> None:
+    """Keep a role running until SIGINT or SIGTERM; `tell` is called after `ready`. Raises CannotServe."""
     stop = asyncio.Event()
+    starting = asyncio.current_task()
+
+    def leave() -> None:
+        stop.set()
+        if starting is not None:
+            starting.cancel()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, leave)
+    try:
+        process = await role.__aenter__()
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+        log.info("stopped before it had started")
+        return
+    starting = None
     reason = ""
-    async with role as process:
+    async with _entered(role):
         ready(process.addresses)
+        tell(process)
         if process.ends is not None:
             process.ends.add_done_callback(lambda _ends: stop.set())
         await stop.wait()
@@ -68,6 +88,17 @@ async def until_stopped(role: AbstractAsyncContextManager[Running], ready: Ready
         process.health.drain()
     if reason:
         raise CannotServe(f"this scheduler must not go on: {reason}")
+
+
+@asynccontextmanager
+async def _entered(role: AbstractAsyncContextManager[Running]) -> AsyncIterator[None]:
+    try:
+        yield
+    except BaseException:
+        if not await role.__aexit__(*sys.exc_info()):
+            raise
+    else:
+        await role.__aexit__(None, None, None)
 
 
 @asynccontextmanager
@@ -94,7 +125,7 @@ async def _local_worker(config: Config, config_file: Path | None, socket: Path) 
     command = worker_command(
         f"unix:{socket}", config.local_slots, config.state_path / "worker", config_file, config.worker.name
     )
-    worker = LocalWorker(command)
+    worker = KeptProcess("local worker", command)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(worker.run(), name="local worker")
         try:

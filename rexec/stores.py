@@ -16,7 +16,7 @@ from cas.connection_settings import ConnectionSettings
 from cas.file_lock import DirectoryUnusable
 from cas.instances import Instance, Instances
 from cas.remote import RemoteStore
-from cas.stores import directory_of, open_stores
+from cas.stores import Sharing, directory_of, open_stores
 from rexec.config import Config
 from rexec.connection import CannotConnect
 from rexec.scheduler_channel import FollowingHeaders, following_channel
@@ -38,8 +38,8 @@ class Held:
 
 
 @asynccontextmanager
-async def open_held(config: Config) -> AsyncIterator[Held]:
-    """The stores that [store] asks for. Raises StoreUnusable."""
+async def open_held(config: Config, sharing: Sharing = "alone") -> AsyncIterator[Held]:
+    """The stores that [store] asks for; one on disk may be shared with other processes. Raises StoreUnusable."""
     store = config.store
     if store.kind == "remote":
         if not store.address:
@@ -49,7 +49,7 @@ async def open_held(config: Config) -> AsyncIterator[Held]:
         return
     placed = _placed(config)
     try:
-        opened = open_stores(placed)
+        opened = open_stores(placed, sharing)
         stores = await opened.__aenter__()
     except (DirectoryUnusable, OSError) as error:
         raise StoreUnusable(str(error)) from error

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from rexec import local
-from rexec.local import LocalWorker, socket_path, worker_command
+from rexec import kept_process
+from rexec.kept_process import KeptProcess
+from rexec.local import socket_path, worker_command
 
 
 class Pipe:
@@ -45,9 +46,9 @@ def pipe_at(path: Path) -> Iterator[Pipe]:
 
 
 async def test_a_worker_that_dies_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "RESTART_SECONDS", 0.001)
+    monkeypatch.setattr(kept_process, "RESTART_SECONDS", 0.001)
     with pipe_at(tmp_path / "pipe") as pipe:
-        worker = LocalWorker(["sh", "-c", f"echo $$ > {pipe.path}; exec sleep 600"])
+        worker = KeptProcess("local worker", ["sh", "-c", f"echo $$ > {pipe.path}; exec sleep 600"])
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(worker.run())
             first = int(await pipe.line())
@@ -60,9 +61,9 @@ async def test_a_worker_that_dies_is_started_again(tmp_path: Path, monkeypatch: 
 
 
 async def test_a_worker_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "LEAVE_SECONDS", 0.05)
+    monkeypatch.setattr(kept_process, "LEAVE_SECONDS", 0.05)
     with pipe_at(tmp_path / "pipe") as pipe:
-        worker = LocalWorker(["sh", "-c", f"trap '' TERM; echo $$ > {pipe.path}; exec sleep 600"])
+        worker = KeptProcess("local worker", ["sh", "-c", f"trap '' TERM; echo $$ > {pipe.path}; exec sleep 600"])
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(worker.run())
             pid = int(await pipe.line())
@@ -79,7 +80,7 @@ async def test_a_worker_whose_actions_go_on_is_told_to_leave_at_once(tmp_path: P
             echo ready > {pipe.path}
             while :; do sleep 0.05; done
         """
-        worker = LocalWorker(["sh", "-c", script])
+        worker = KeptProcess("local worker", ["sh", "-c", script])
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(worker.run())
             assert await pipe.line() == "ready"
@@ -97,7 +98,7 @@ async def test_a_worker_that_is_just_being_started_is_stopped_too(monkeypatch: p
         return await start(*arguments, **options)
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", slow_start)
-    worker = LocalWorker(["sleep", "600"])
+    worker = KeptProcess("local worker", ["sleep", "600"])
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         tasks.create_task(worker.run())
         await starting.wait()
@@ -108,7 +109,7 @@ async def test_a_worker_that_is_just_being_started_is_stopped_too(monkeypatch: p
 
 async def test_a_worker_does_not_share_the_terminals_process_group(tmp_path: Path) -> None:
     with pipe_at(tmp_path / "pipe") as pipe:
-        worker = LocalWorker(["sh", "-c", f"echo $$ > {pipe.path}; exec sleep 600"])
+        worker = KeptProcess("local worker", ["sh", "-c", f"echo $$ > {pipe.path}; exec sleep 600"])
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(worker.run())
             pid = int(await pipe.line())
@@ -117,9 +118,9 @@ async def test_a_worker_does_not_share_the_terminals_process_group(tmp_path: Pat
 
 
 async def test_stopping_ends_the_wait_before_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "RESTART_SECONDS", 600.0)
-    monkeypatch.setattr(local, "MAX_RESTART_SECONDS", 600.0)
-    worker = LocalWorker(["true"])
+    monkeypatch.setattr(kept_process, "RESTART_SECONDS", 600.0)
+    monkeypatch.setattr(kept_process, "MAX_RESTART_SECONDS", 600.0)
+    worker = KeptProcess("local worker", ["true"])
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         running = tasks.create_task(worker.run())
         await worker.stop(grace_seconds=1)

@@ -1,0 +1,61 @@
+"""`rexec part`: one process of `rexec serve --processes`, started by the supervisor (rexec/supervisor.py) and by nobody else.
+
+The configuration comes from standard input as JSON, since it is made of a file, options and what the supervisor has decided.
+As soon as the process answers it tells its supervisor, in one line, what those beside it need to know.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from rexec.command_line import run
+from rexec.config import Config
+
+if TYPE_CHECKING:
+    from rexec.edge import Running
+
+
+@click.command(hidden=True)
+@click.argument("role", type=click.Choice(["core", "frontend"]))
+@click.option("--parent-pid", type=click.IntRange(min=1), required=True, metavar="PID")
+def part(role: str, parent_pid: int) -> None:
+    """A process of `rexec serve --processes`."""
+    config = msgspec.json.decode(sys.stdin.buffer.read(), type=Config)
+    from rexec import logs
+    from rexec.edge import CannotServe
+    from rexec.server import until_stopped
+    from rexec.worker.processes import die_with_parent
+
+    logs.configure(config.server)
+    # Ended by the supervisor, or with it.
+    die_with_parent(signal.SIGTERM)
+    if os.getppid() != parent_pid:
+        return
+    try:
+        run(lambda: until_stopped(_role(role, config), lambda _addresses: None, tell))
+    except CannotServe as error:
+        raise click.ClickException(str(error)) from error
+
+
+def tell(running: Running) -> None:
+    """Tell the supervisor that this process answers."""
+    sys.stdout.write(json.dumps({"addresses": running.addresses, "metrics_port": running.metrics_port}) + "\n")
+    sys.stdout.flush()
+
+
+def _role(role: str, config: Config) -> AbstractAsyncContextManager[Running]:
+    if role == "core":
+        from rexec.scheduler_role import running_scheduler
+
+        return running_scheduler(config, as_core=True)
+    from rexec.frontend_role import running_frontend
+
+    return running_frontend(config, beside_core=True)
