@@ -14,12 +14,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import sqlite3
 import statistics
 import sys
 import tempfile
 import time
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvloop
@@ -61,25 +61,24 @@ RESPONSE = re_pb2.ExecuteResponse(
 )
 
 
-@dataclass
 class Timed(Journal):
     """A journal that notes what its commits take."""
 
-    seconds: list[float] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
+    def __init__(self, path: Path, database: sqlite3.Connection) -> None:
+        super().__init__(path, database)
+        self.seconds: list[float] = []
+        self.rows: list[int] = []
 
     @classmethod
     def of(cls, path: Path) -> Timed:
         """Taken over."""
-        opened = Journal.open(path)
-        timed = cls()
-        timed.__dict__ |= opened.__dict__
+        timed = cls.open(path)
         assert timed.take_over(timed.tenure(), "bench", "", locked=True)
         return timed
 
     def write(self, batch: Batch) -> None:
         began = time.perf_counter()
-        Journal.write(self, batch)
+        super().write(batch)
         self.seconds.append(time.perf_counter() - began)
         self.rows.append(len(batch))
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import structlog
 
@@ -95,7 +95,7 @@ class Journal:
     # Life
 
     @classmethod
-    def open(cls, path: Path, *, alone: bool = True) -> Journal:
+    def open(cls, path: Path, *, alone: bool = True) -> Self:
         """The journal in the file, made if there is none.
 
         One that is damaged is moved aside if nobody else can be using it (`alone`). Raises JournalUnusable, also for a file

@@ -19,7 +19,7 @@ from rexec.scheduler.queue import Queue
 from rexec.scheduler.rows import Batch, LiveRecord, Recorded, WorkerRecord
 from rexec.scheduler.scheduler import Inlining, Run
 from rexec.scheduler.settings import SchedulerSettings
-from rexec.scheduler.task import Failure, HeldLease, Hold, Outcome, Owner, Stage
+from rexec.scheduler.task import Failure, HeldLease, Hold, Outcome, Owner, Stage, Usage
 from rexec.scheduler.telling import response_of
 from tests.scheduler.rules import LINUX, Driver, of_kind
 from tests.scheduler.test_machine import Machine
@@ -37,12 +37,14 @@ class Paper:
         self.live: dict[int, tuple[int, bytes]] = {}
         self.operations: dict[int, tuple[int, str, int | None, float | None, bytes]] = {}
         self.workers: dict[str, tuple[str, bytes]] = {}
+        self.statistics: dict[str, tuple[str, bytes]] = {}
 
     def write(self, batch: Batch) -> None:
         self.tasks |= {row[0]: row for row in batch.tasks}
         self.live |= {row[0]: row for row in batch.live}
         self.operations |= {row[0]: row for row in batch.operations}
         self.workers |= {row[0]: row for row in batch.workers}
+        self.statistics |= {row[0]: row for row in batch.statistics}
         for number in batch.ended_tasks:
             del self.tasks[number], self.live[number]
         for number in batch.forgotten_operations:
@@ -56,6 +58,7 @@ class Paper:
             list(self.live.values()),
             list(self.operations.values()),
             list(self.workers.values()),
+            list(self.statistics.values()),
         )
 
 
@@ -189,6 +192,52 @@ def test_a_worker_that_does_not_come_back_costs_the_action_no_attempt(driver: Re
     assert of_kind(driver.effects, e.TaskRetried)[-1].counted is False
     driver.attach("w1", session="the next one")  # the worker of the same name is not avoided either
     assert driver.running_on(name) == "w1"
+
+
+def test_restarts_in_a_row_do_not_keep_the_work_of_a_dead_worker_from_the_others(driver: Restartable) -> None:
+    driver.attach("w1", slots=1)
+    driver.submit("a")
+    driver.do(e.WorkerDetached("w1"))
+    driver.attach("w2", slots=1)
+    passed = 0.0
+    while passed <= driver.settings.grace_seconds:
+        driver.cut()
+        driver.restart()
+        driver.attach("w2", slots=1)
+        driver.do(e.WaiterJoined("a"))
+        driver.pass_time(2.0)
+        passed += 3.0
+    driver.pass_time(recovery.RECONNECT_SECONDS)
+    assert driver.running_on("a") == "w2"
+
+
+def test_restarts_in_a_row_do_not_begin_the_time_of_a_worker_anew_that_died_with_the_first(driver: Restartable) -> None:
+    driver.attach("w1", slots=1)
+    driver.submit("a")
+    driver.cut()
+    passed = 0.0
+    while passed <= driver.settings.restart_grace_seconds:
+        driver.restart()
+        driver.attach("w2", slots=1)
+        driver.do(e.WaiterJoined("a"))
+        driver.cut()
+        driver.pass_time(2.0)
+        passed += 3.0
+    driver.pass_time(recovery.RECONNECT_SECONDS)
+    assert driver.running_on("a") == "w2"
+
+
+def test_a_worker_that_was_away_has_a_moment_to_find_the_new_scheduler(driver: Restartable) -> None:
+    driver.attach("w1", slots=1)
+    driver.submit("a")
+    (lease,) = driver.leases("w1")
+    driver.do(e.WorkerDetached("w1"))
+    driver.cut()
+    driver.restart(away_seconds=driver.settings.grace_seconds + 1)
+    driver.pass_time(recovery.RECONNECT_SECONDS - 1)
+    driver.attach("w1", slots=1, held=(lease,))
+    assert driver.running_on("a") == "w1"
+    assert driver.leases("w1") == [lease]
 
 
 def test_a_worker_that_ended_with_the_scheduler_is_replaced_at_once(driver: Restartable) -> None:
@@ -364,6 +413,21 @@ def test_whose_operation_it_is_is_kept(driver: Restartable) -> None:
     name = driver.submit("a")
     driver.operation(name).owner = Owner("team", "ann", "build")
     assert restarted(driver).operation(name).owner == Owner("team", "ann", "build")
+
+
+def test_what_was_learned_is_kept(driver: Restartable) -> None:
+    name = driver.submit()
+    candidate = replace(driver.operation(name).task.candidate, action_class="c++")
+    driver.queue.state.statistics.learn(candidate, Usage(3.0, 1 << 20))
+    driver.cut()
+    assert not driver.paper.statistics  # it has time
+    driver.changes.hurry()
+    restarted(driver)
+    estimate = driver.queue.state.statistics.estimate(candidate)
+    assert (estimate.expected_seconds, estimate.peak_memory_bytes, estimate.samples) == (3.0, 1 << 20, 1)
+    driver.paper.statistics["strange"] = ("strange", b"\xff")
+    restarted(driver)
+    assert [text.partition(":")[0] for text in driver.restored.unreadable] == ["statistics 'strange'"]
 
 
 def test_rows_that_cannot_be_read_are_left_out_with_what_hangs_on_them(driver: Restartable) -> None:

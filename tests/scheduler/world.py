@@ -25,6 +25,7 @@ from rexec.scheduler.admission import Admission
 from rexec.scheduler.broker import Broker
 from rexec.scheduler.execution import ExecutionService
 from rexec.scheduler.inputs import InputRoots
+from rexec.scheduler.journal import Journal
 from rexec.scheduler.observer import Unobserved
 from rexec.scheduler.operations import OperationsService
 from rexec.scheduler.results import Results
@@ -143,10 +144,18 @@ class EvictingStore:
 class World:
     """A server without its edge. Instances: "main" and ""."""
 
-    def __init__(self, settings: SchedulerSettings | None = None, action_cache: ActionCache | None = None) -> None:
+    def __init__(
+        self,
+        settings: SchedulerSettings | None = None,
+        action_cache: ActionCache | None = None,
+        *,
+        journal: Journal | None = None,
+        store: EvictingStore | None = None,
+    ) -> None:
+        """`store` and `action_cache` are those of an earlier world, which this one is the restart of."""
         self.settings = settings or SchedulerSettings()
         self.clock = HandClock()
-        self.store = EvictingStore()
+        self.store = store or EvictingStore()
         self.kept: ActionCache = action_cache or MemoryActionCache()
         self.instances = Instances(
             Instance(name, self.store, Complete(self.kept, self.store)) for name in ("main", "")
@@ -154,7 +163,11 @@ class World:
         self.counts = Counts()
         self.inputs = InputRoots(self.settings, self.clock)
         self.broker = Broker(
-            self.settings, Results(self.instances, self.inputs, self.clock), clock=self.clock, observer=self.counts
+            self.settings,
+            Results(self.instances, self.inputs, self.clock),
+            clock=self.clock,
+            observer=self.counts,
+            journal=journal,
         )
         admission = Admission(self.settings, self.inputs, self.clock)
         self.execution = ExecutionService(
@@ -407,6 +420,11 @@ class FakeWorker:
                 lease_id=lease.lease_id, epoch=lease.epoch, phase=worker_pb2.Progress.RUNNING
             )
         )  # fmt: skip
+
+    async def heard(self) -> None:
+        """Until the scheduler has heard all that was said so far: it answers what comes last, which makes no sense."""
+        self.running(worker_pb2.Lease(lease_id="unheard of", epoch=1))
+        assert (await self.hear("revoke")).revoke.lease_id == "unheard of"
 
     async def finish(
         self,
