@@ -132,7 +132,8 @@ class Connection:
 
     async def _stay_connected(self) -> None:
         pause = PAUSE_SECONDS
-        while True:
+        # Asked each time: a task group that fails at the moment at which it is cancelled raises its failure alone.
+        while not self.closed:
             was_linked = False
             try:
                 async with self._dials[self.place]() as link:
