@@ -46,7 +46,8 @@ class Changes:
         self._statistics_at = monotonic() + STATISTICS_SECONDS
         self._tasks: set[str] = set()
         self._operations: set[str] = set()
-        self._workers: set[str] = set()
+        # Of those that are away it is written when their time ends, or restarts in a row would begin it anew again and again.
+        self._workers = {session for session, worker in state.fleet.workers.items() if worker.lost_at is not None}
         self._written_tasks = {task_id: task.arrival for task_id, task in state.tasks.items()}
         self._written_operations = dict(numbers)
         self._next_number = max(self._written_operations.values(), default=0) + 1
@@ -67,6 +68,8 @@ class Changes:
         """An event has been applied, with these effects."""
         if isinstance(event, e.Submit):
             self._operation(event.operation_name)
+        elif isinstance(event, e.WorkerDetached):
+            self._workers.add(event.worker_id)
         for effect in effects:
             match effect:
                 case e.OperationChanged(name):
@@ -121,7 +124,7 @@ class Changes:
             if worker is None:
                 batch.gone_workers.append(worker_id)
             else:
-                batch.workers.append((worker_id, _encode(_worker_record(worker))))
+                batch.workers.append((worker_id, _encode(_worker_record(worker, wall_offset_seconds))))
         return batch
 
     def _cut_task(self, task_id: str, batch: Batch, wall_offset_seconds: float) -> None:
@@ -177,7 +180,9 @@ def _operation_row(number: int, operation: Operation, wall_offset_seconds: float
     return number, operation.name, None, operation.completed_at + wall_offset_seconds, encoded
 
 
-def _worker_record(worker: Worker) -> WorkerRecord:
+def _worker_record(worker: Worker, wall_offset_seconds: float) -> WorkerRecord:
     offer = worker.offer
     resources = {"cpu": offer.cpu_millis, "memory": offer.memory_bytes}
-    return WorkerRecord(worker.name, worker.slots, sorted(offer.pairs), sorted(offer.instance_names), resources)
+    lost_at = None if worker.lost_at is None else worker.lost_at + wall_offset_seconds
+    names = sorted(offer.instance_names)
+    return WorkerRecord(worker.name, worker.slots, sorted(offer.pairs), names, resources, lost_at)

@@ -1,8 +1,8 @@
 """The queue as the next process finds it: rows of the journal and the time go in, a state comes out.
 
 - A task that had a worker still has it: the worker is away, as if its stream had just broken, and has a grace of its own to
-  come back with the same session. If it does not, the task runs again, which counts for nothing: a worker may well have ended
-  together with the scheduler.
+  come back with the same session; one that was away before has what was left of its time, and a moment at least. If it does
+  not, the task runs again, which counts for nothing: a worker may well have ended together with the scheduler.
 - A task that waited keeps its arrival, and so its place. Nobody waits for it yet, so it is parked until a client or a frontend
   comes back, and given up like any other if none does.
 - A result that was being checked is reported again by its worker, because it was never acknowledged.
@@ -38,6 +38,10 @@ COME_BACK_SECONDS: Final = 60.0
 """How long a completed operation can be asked for after a restart at least. It also bounds what a wall clock that jumped can
 do: nothing is forgotten at once."""
 
+RECONNECT_SECONDS: Final = 5.0
+"""How long a worker that was away before may take to find the new scheduler. Restarts that follow on one another faster than
+a grace must not keep the work of a dead worker from the others."""
+
 MAX_AGE_SECONDS: Final = 7 * 86400.0
 """How long a task can have waited, whatever the wall clock says."""
 
@@ -72,7 +76,7 @@ def restore(state: QueueState, rows: Recorded, generation: int, now: float, wall
         except ValueError as reason:
             restored.unreadable.append(f"statistics {name[:100]!r}: {reason}")
     for session, record in rows.workers:
-        _restore_worker(state, session, record, now, restored)
+        _restore_worker(state, session, record, now, wall, restored)
     live = dict(rows.live)
     tasks: dict[int, Task] = {}
     for row in sorted(rows.tasks):
@@ -91,7 +95,9 @@ def restore(state: QueueState, rows: Recorded, generation: int, now: float, wall
     return restored
 
 
-def _restore_worker(state: QueueState, session: str, record: bytes, now: float, restored: Restored) -> None:
+def _restore_worker(
+    state: QueueState, session: str, record: bytes, now: float, wall: float, restored: Restored
+) -> None:
     try:
         said = _worker_decoder.decode(record)
     except msgspec.DecodeError as reason:
@@ -107,7 +113,10 @@ def _restore_worker(state: QueueState, session: str, record: bytes, now: float, 
         restored.unreadable.append(f"worker {session[:100]!r}: there is another one named {said.name[:100]!r}")
         return
     worker = Worker(session, said.name, said.slots, offer, connected=False)
-    worker.lost_at = now + state.settings.restart_grace_seconds
+    grace = state.settings.restart_grace_seconds
+    if said.lost_at is not None:
+        grace = min(grace, max(RECONNECT_SECONDS, said.lost_at - wall))
+    worker.lost_at = now + grace
     state.known_names |= offer.names
     state.fleet.add(worker)
     state.deadlines.add(worker.lost_at, Due.WORKER_LOST, session)

@@ -43,6 +43,8 @@ class WorkerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """What it offers."""
     instance_names: list[str] = []
     resources: dict[str, int] = {}
+    lost_at: float | None = None
+    """When it counts as lost if it does not come back, in seconds since 1970; None while it is connected."""
 
 
 TaskRow = tuple[int, str, float, bytes]

@@ -195,49 +195,44 @@ def test_a_worker_that_does_not_come_back_costs_the_action_no_attempt(driver: Re
 
 
 def test_restarts_in_a_row_do_not_keep_the_work_of_a_dead_worker_from_the_others(driver: Restartable) -> None:
-    driver.attach("w1", slots=1)
-    driver.submit("a")
-    driver.do(e.WorkerDetached("w1"))
-    driver.attach("w2", slots=1)
+    name = driver.submit()
+    driver.do(e.WorkerDetached(driver.attach("dead")))
+    driver.attach("alive")
     passed = 0.0
     while passed <= driver.settings.grace_seconds:
-        driver.cut()
-        driver.restart()
-        driver.attach("w2", slots=1)
-        driver.do(e.WaiterJoined("a"))
+        restarted(driver, 1.0)
+        driver.attach("alive")
+        driver.do(e.WaiterJoined(name))
         driver.pass_time(2.0)
         passed += 3.0
     driver.pass_time(recovery.RECONNECT_SECONDS)
-    assert driver.running_on("a") == "w2"
+    assert driver.running_on(name) == "alive"
 
 
 def test_restarts_in_a_row_do_not_begin_the_time_of_a_worker_anew_that_died_with_the_first(driver: Restartable) -> None:
-    driver.attach("w1", slots=1)
-    driver.submit("a")
-    driver.cut()
+    name = driver.submit()
+    driver.attach("dead")
     passed = 0.0
     while passed <= driver.settings.restart_grace_seconds:
-        driver.restart()
-        driver.attach("w2", slots=1)
-        driver.do(e.WaiterJoined("a"))
-        driver.cut()
+        restarted(driver, 1.0)
+        driver.attach("alive")
+        driver.do(e.WaiterJoined(name))
         driver.pass_time(2.0)
         passed += 3.0
     driver.pass_time(recovery.RECONNECT_SECONDS)
-    assert driver.running_on("a") == "w2"
+    assert driver.running_on(name) == "alive"
 
 
 def test_a_worker_that_was_away_has_a_moment_to_find_the_new_scheduler(driver: Restartable) -> None:
-    driver.attach("w1", slots=1)
-    driver.submit("a")
-    (lease,) = driver.leases("w1")
-    driver.do(e.WorkerDetached("w1"))
-    driver.cut()
-    driver.restart(away_seconds=driver.settings.grace_seconds + 1)
+    name = driver.submit()
+    worker_id = driver.attach()
+    held = driver.leases(worker_id)
+    driver.do(e.WorkerDetached(worker_id))
+    restarted(driver, driver.settings.grace_seconds + 1)
     driver.pass_time(recovery.RECONNECT_SECONDS - 1)
-    driver.attach("w1", slots=1, held=(lease,))
-    assert driver.running_on("a") == "w1"
-    assert driver.leases("w1") == [lease]
+    driver.attach(held=held)
+    assert driver.running_on(name) == "w1"
+    assert driver.leases(worker_id) == held
 
 
 def test_a_worker_that_ended_with_the_scheduler_is_replaced_at_once(driver: Restartable) -> None:
