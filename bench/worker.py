@@ -1,7 +1,9 @@
-"""What the worker agent itself adds to an action: CPU of this process for each no-op action, and for 500 inputs.
+"""What the worker agent itself adds to an action: CPU of this process for each no-op action, without inputs and with many.
 
 Run with `python -m bench.worker [ACTIONS]`. Store and scheduler are left out (a store in memory, no stream), so the figure is
-the agent's own: fetch, lay out, start, collect, upload. CPU of the commands is not counted.
+the agent's own: fetch, lay out, start, collect, upload. CPU of the commands is not counted. Inputs are in directories of 20
+files and all in the cache, but for the one that is another with each action; rows "each anew" lay out every input root in an
+empty directory. The first row of a size is the first action, which fetches everything.
 """
 
 from __future__ import annotations
@@ -24,28 +26,47 @@ from rexec.worker.link import Link, LinkBroken
 from rexec.worker.settings import WorkerSettings
 from rexec.worker.start import open_agent
 
+FILES_IN_DIRECTORY = 20
 
-async def root_of(store: MemoryStore, files: int) -> re_pb2.Digest:
-    directory = re_pb2.Directory()
-    for number in range(files):
-        data = f"header {number}\n".encode() * 100
-        digest = Digest.of(data)
-        await store.write_many([(digest, data)])
-        directory.files.add(name=f"{number:05}.h", digest=digest.to_proto())
-    encoded = directory.SerializeToString(deterministic=True)
-    await store.write_many([(Digest.of(encoded), encoded)])
-    return Digest.of(encoded).to_proto()
+
+async def put(store: MemoryStore, data: bytes) -> re_pb2.Digest:
+    digest = Digest.of(data)
+    await store.write_many([(digest, data)])
+    return digest.to_proto()
+
+
+async def directories_of(store: MemoryStore, files: int) -> list[re_pb2.DirectoryNode]:
+    """Directories with so many different files together."""
+    nodes = []
+    for first in range(0, files, FILES_IN_DIRECTORY):
+        directory = re_pb2.Directory()
+        for number in range(first, min(files, first + FILES_IN_DIRECTORY)):
+            digest = await put(store, f"header {number}\n".encode() * 100)
+            directory.files.add(name=f"{number:05}.h", digest=digest)
+        digest = await put(store, directory.SerializeToString(deterministic=True))
+        nodes.append(re_pb2.DirectoryNode(name=f"{first:05}", digest=digest))
+    return nodes
+
+
+async def root_of(store: MemoryStore, unchanged: list[re_pb2.DirectoryNode], number: int) -> re_pb2.Digest:
+    """The input root of action `number`: all the directories, and one file that only it has."""
+    source = re_pb2.Directory()
+    source.files.add(name="main.c", digest=await put(store, f"int main_{number};".encode()))
+    digest = await put(store, source.SerializeToString(deterministic=True))
+    root = re_pb2.Directory(directories=[*unchanged, re_pb2.DirectoryNode(name="src", digest=digest)])
+    return await put(store, root.SerializeToString(deterministic=True))
 
 
 def _nobody() -> AbstractAsyncContextManager[Link]:
     raise LinkBroken("there is no scheduler here")
 
 
-async def measure(actions: int, files: int, slots: int) -> None:
+async def measure(actions: int, files: int, slots: int, reuse: bool = True) -> None:
     store = MemoryStore()
-    root = await root_of(store, files)
+    unchanged = await directories_of(store, files)
+    roots = [await root_of(store, unchanged, number if files else 0) for number in range(actions + slots + 2)]
     with tempfile.TemporaryDirectory() as directory:
-        settings = WorkerSettings(work_dir=str(Path(directory) / "work"), slots=slots)
+        settings = WorkerSettings(work_dir=str(Path(directory) / "work"), slots=slots, reuse_input_roots=reuse)
 
         async with open_agent(settings, _nobody, lambda _: store) as agent:
             context = agent._context
@@ -53,7 +74,7 @@ async def measure(actions: int, files: int, slots: int) -> None:
             async def one(number: int) -> None:
                 lease = worker_pb2.Lease(
                     lease_id=str(number),
-                    action=re_pb2.Action(input_root_digest=root),
+                    action=re_pb2.Action(input_root_digest=roots[number]),
                     command=re_pb2.Command(arguments=["/bin/true"]),
                     digest_function=re_pb2.DigestFunction.SHA256,
                 )
@@ -62,27 +83,34 @@ async def measure(actions: int, files: int, slots: int) -> None:
                 assert finished.action_result.exit_code == 0
                 assert finished.failure == worker_pb2.Finished.NONE
 
-            await one(-1)
-            wall, cpu = time.perf_counter(), time.process_time()
-            running: set[asyncio.Task[None]] = set()
-            for number in range(actions):
-                if len(running) >= slots + 1:
-                    done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                    for task in done:
-                        task.result()
-                running.add(asyncio.create_task(one(number)))
-            await asyncio.gather(*running)
-            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    print(
-        f"{files:5} inputs, {slots} slots: {cpu / actions * 1000:6.2f} ms CPU and {wall / actions * 1000:6.2f} ms wall "
-        f"per action, {actions / wall:6.0f} actions/s"
-    )
+            async def several(numbers: range, what: str) -> None:
+                wall, cpu = time.perf_counter(), time.process_time()
+                running: set[asyncio.Task[None]] = set()
+                for number in numbers:
+                    if len(running) >= slots + 1:
+                        done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                        for task in done:
+                            task.result()
+                    running.add(asyncio.create_task(one(number)))
+                await asyncio.gather(*running)
+                wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+                print(
+                    f"{files:5} inputs, {slots} slots, {what:14}: {cpu / len(numbers) * 1000:7.2f} ms CPU and "
+                    f"{wall / len(numbers) * 1000:7.2f} ms wall per action, {len(numbers) / wall:5.0f} actions/s"
+                )
+
+            await several(range(1), "first")
+            warm = range(1, slots + 2)
+            await asyncio.gather(*map(one, warm))  # a room for each place
+            await several(range(warm.stop, warm.stop + actions), "one changed" if reuse else "each anew")
 
 
 def main() -> None:
     actions = int(sys.argv[1]) if len(sys.argv) > 1 else 300
-    for files, count in ((0, actions), (500, max(1, actions // 6))):
-        uvloop.run(measure(count, files, 2))
+    uvloop.run(measure(actions, 0, 2))
+    for files, count in ((500, max(1, actions // 6)), (20_000, max(1, actions // 60))):
+        for reuse in (True, False):
+            uvloop.run(measure(count, files, 2, reuse))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ from cas.errors import (
     InputsMissing,
     MalformedRequest,
     StatusError,
-    Unavailable,
 )
 from cas.store import BlobStore
 from cas.tree import DirectoryCache, load_tree
@@ -48,7 +47,7 @@ from rexec.worker.listing import Listings
 from rexec.worker.live_log import LeaseLog
 from rexec.worker.oom import OomWatch
 from rexec.worker.outage import Outage
-from rexec.worker.outputs import Outputs, collect, shown
+from rexec.worker.outputs import Outputs, collect
 from rexec.worker.processes import Unkillable
 from rexec.worker.properties import require_known_names
 from rexec.worker.runner import Exit, Runner
@@ -57,6 +56,7 @@ from rexec.worker.slots import Slots
 from rexec.worker.stream_digest import digest_of_stream
 from rexec.worker.streams import CapturedStream
 from rexec.worker.upload import FULL_STORE_PAUSES_SECONDS, NotKept, Source, upload
+from rexec.worker.verdict import DiskFull, WorkerFault, evidence_of, fail, message_of, name_of
 from rexec.worker.workspace import Room, Workspace
 
 _log = structlog.get_logger()
@@ -71,17 +71,6 @@ _LEAST_FREE_BYTES = 16 << 20
 
 
 _MAX_REWRITERS = 10_000
-
-_EVIDENCE_BYTES = 64 << 10
-"""How much of the end of each stream is shown beside a failure; it is not uploaded, because there may be no room for it."""
-
-
-class WorkerFault(Exception):
-    """Not the action's fault; it is to be retried on another worker. The text is the evidence."""
-
-
-class DiskFull(WorkerFault):
-    """The worker's disk is full. If it is so on every worker that is tried, no client should try again for ever."""
 
 
 @dataclass(slots=True)
@@ -146,16 +135,16 @@ class LeasedAction:
             _log.warning("lease failed here", lease=self._lease.lease_id, failure=str(failure))
             if isinstance(failure, DiskFull):
                 self._context.kept.drop_all()
-            _fail(finished, failure)
+            fail(finished, failure)
         except OSError as failure:
             # Only what the worker itself did: faults of outputs and commands are StatusErrors by now.
             if failure.errno in _DISK_FULL:
                 _log.warning("the disk is full", lease=self._lease.lease_id, failure=str(failure))
                 self._context.kept.drop_all()
-                _fail(finished, DiskFull(f"the worker's disk is full: {failure.strerror}"))
+                fail(finished, DiskFull(f"the worker's disk is full: {failure.strerror}"))
             else:
                 _log.exception("lease failed here", lease=self._lease.lease_id)
-                _fail(finished, WorkerFault(f"the worker failed: {failure}"))
+                fail(finished, WorkerFault(f"the worker failed: {failure}"))
         return finished
 
     async def _run(self, finished: worker_pb2.Finished) -> None:
@@ -259,7 +248,7 @@ class LeasedAction:
                     ended = await context.runner.run(started, room.path, stdout, stderr, timeout_seconds)
                 except BaseException as failure:
                     if isinstance(failure, OSError):
-                        finished.action_result.CopyFrom(_evidence(stdout, stderr))
+                        finished.action_result.CopyFrom(evidence_of(stdout, stderr))
                     # A command that is cancelled has run as well.
                     hold.forget(await to_the_end(asyncio.to_thread(changed, inputs, context.files.files)))
                     raise
@@ -293,7 +282,7 @@ class LeasedAction:
         try:
             self._require_own_fault(ended)
         except DiskFull:
-            finished.action_result.CopyFrom(_evidence(stdout, stderr, ended.exit_code))
+            finished.action_result.CopyFrom(evidence_of(stdout, stderr, ended.exit_code))
             raise
         self._begin(worker_pb2.Progress.UPLOADING, self._metadata.output_upload_start_timestamp)
         result = outputs.result if isinstance(outputs, Outputs) else re_pb2.ActionResult()
@@ -310,9 +299,9 @@ class LeasedAction:
             pauses = context.full_store_pauses_seconds
             await context.outage.outlast("outputs", lambda: upload(sources, store, pauses))
         except NotKept as refusal:
-            name = _name_of(refusal.digest, result, outputs, room.root)
+            name = name_of(refusal.digest, result, outputs, room.root)
             _log.info("the store has no room for an output", lease=lease.lease_id, output=name, reason=str(refusal))
-            finished.action_result.CopyFrom(_evidence(stdout, stderr, ended.exit_code))
+            finished.action_result.CopyFrom(evidence_of(stdout, stderr, ended.exit_code))
             self._complete(finished.action_result, ended)
             finished.message = f"{name} of {refusal.digest.size_bytes} bytes cannot be kept: {refusal}"
             finished.status.CopyFrom(FailedPrecondition(finished.message).to_proto())
@@ -330,7 +319,7 @@ class LeasedAction:
         self._stamp(self._metadata.worker_completed_timestamp)
         self._complete(result, ended)
         finished.action_result.CopyFrom(result)
-        finished.message = _message(ended, stdout, stderr)
+        finished.message = message_of(ended, stdout, stderr)
         if not isinstance(outputs, Outputs):
             finished.status.CopyFrom(outputs.to_proto())
         elif ended.timed_out:
@@ -369,40 +358,3 @@ class LeasedAction:
 
     def _stamp(self, timestamp: timestamp_pb2.Timestamp) -> None:
         timestamp.FromNanoseconds(self._context.wall_clock_ns())
-
-
-def _fail(finished: worker_pb2.Finished, fault: WorkerFault) -> None:
-    """The status is for the clients, should this have been the last attempt."""
-    finished.failure = worker_pb2.Finished.INFRASTRUCTURE
-    finished.message = str(fault)
-    last = FailedPrecondition if isinstance(fault, DiskFull) else Unavailable
-    finished.status.CopyFrom(last(str(fault)).to_proto())
-
-
-def _evidence(stdout: CapturedStream, stderr: CapturedStream, exit_code: int = 0) -> re_pb2.ActionResult:
-    """What a command whose result cannot be kept has printed last."""
-    ends = [stream.read_at(max(0, stream.size_bytes - _EVIDENCE_BYTES), _EVIDENCE_BYTES) for stream in (stdout, stderr)]
-    return re_pb2.ActionResult(exit_code=exit_code, stdout_raw=ends[0], stderr_raw=ends[1])
-
-
-def _name_of(digest: Digest, result: re_pb2.ActionResult, outputs: object, root: str) -> str:
-    """What the blob is to the person who reads the message."""
-    if isinstance(outputs, Outputs):
-        for path, file in outputs.files.items():
-            if file.digest == digest:
-                return f"output {shown(path, root)}"
-    for name, stream in (("standard output", result.stdout_digest), ("standard error", result.stderr_digest)):
-        if stream.hash == digest.hash:
-            return f"the {name}"
-    return "the list of an output directory"
-
-
-def _message(ended: Exit, stdout: CapturedStream, stderr: CapturedStream) -> str:
-    parts = [ended.message] if ended.message and not ended.timed_out else []
-    for stream, name in ((stdout, "stdout"), (stderr, "stderr")):
-        if stream.dropped_bytes:
-            parts.append(
-                f"{name} was cut at {stream.size_bytes} bytes; {stream.dropped_bytes} more were thrown away "
-                "([worker] stdout_max_bytes)"
-            )
-    return "; ".join(parts)
