@@ -21,8 +21,13 @@ def lay_out_workspace(name: WorkspaceName, destination: Path) -> Path:
     Raises FileExistsError when the directory is there: files of an earlier workspace would change the build.
     """
     shutil.copytree(WORKSPACES / name, destination, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(WORKSPACES / "shims", destination / "shims")
-    (destination / "shims" / "WORKSPACE.offline").rename(destination / "WORKSPACE")
+    lay_out_shims(destination)
     if name == "cpp":
         generate_cpp.write_units(destination)
     return destination
+
+
+def lay_out_shims(destination: Path) -> None:
+    """Make the directory `destination` a workspace that needs no network."""
+    shutil.copytree(WORKSPACES / "shims", destination / "shims")
+    (destination / "shims" / "WORKSPACE.offline").rename(destination / "WORKSPACE")
