@@ -32,6 +32,11 @@ def _text(text: str, style: str = "") -> Text:
     return Text(harmless(text), style, no_wrap=True, overflow="ellipsis")
 
 
+def _row(*cells: str) -> list[Text]:
+    """Cells of a table. As plain strings they would be read as markup."""
+    return [_text(cell) for cell in cells]
+
+
 def _title(overview: status_pb2.Overview, server: str) -> Text:
     version = overview.software_version or "?"
     return _text(f"rexec {version} at {server}, up {duration(overview.uptime_seconds)}", "bold")
@@ -93,12 +98,14 @@ def _platforms(overview: status_pb2.Overview) -> Table:
         if platform.instance_name:
             name = f"{platform.instance_name}: {name}"
         table.add_row(
-            _text(name[:40]),
-            str(platform.tasks),
-            duration(platform.oldest_seconds),
-            duration(platform.expected_slot_seconds) if platform.expected_slot_seconds else "?",
-            str(platform.slots),
-            _text(platform.reason),
+            *_row(
+                name[:40],
+                str(platform.tasks),
+                duration(platform.oldest_seconds),
+                duration(platform.expected_slot_seconds) if platform.expected_slot_seconds else "?",
+                str(platform.slots),
+                platform.reason,
+            )
         )
     left_out = overview.platforms_left_out + len(overview.platforms) - len(shown)
     if left_out:
@@ -132,7 +139,7 @@ def _invocations(overview: status_pb2.Overview, most: int) -> Table:
         label = owner.invocation or "-"
         if invocation.instance_name:
             label += f" in {invocation.instance_name}"
-        table.add_row(_text(who[:24]), *cells, since, _text(label), style="dim" if idle else "")
+        table.add_row(*_row(who[:24], *cells, since, label), style="dim" if idle else "")
     left_out = overview.invocations_left_out + len(overview.invocations) - len(shown)
     if left_out:
         table.add_row(_text(f"and {left_out} more", "dim"))

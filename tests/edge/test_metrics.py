@@ -178,8 +178,8 @@ def test_the_documentation_lists_what_is_shown_and_nothing_else(scrapes: Scrapes
 
 
 def test_every_kind_of_reason_is_shown_and_explained(scrapes: Scrapes) -> None:
-    text = (DEPLOY / "metrics.md").read_text()
-    explained = re.findall(r"^\| (\w+) \|.*\|.*\|$", text.split("| reason |")[1].split("## Worker")[0], re.MULTILINE)
+    table = (DEPLOY / "metrics.md").read_text().split("\n| reason |")[1].split("\n\n")[0]
+    explained = re.findall(r"^\| (\w+) \|.*\|.*\|$", table, re.MULTILINE)
     assert explained == [category.value for category in Category]
     for category in Category:
         assert scrapes.server.value("rexec_waiting_reasons", reason=category.value) == 0

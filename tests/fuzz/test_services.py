@@ -23,7 +23,9 @@ from cas.uploads import Uploads
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.google.bytestream import bytestream_pb2
 from protos.methods import Method, methods_of
+from protos.rexec.scheduler.v1 import status_pb2
 from protos.rexec.worker.v1 import worker_pb2
+from rexec.scheduler.status import StatusService
 from tests.fuzz.hostile import HELD, examples, guarded, messages
 from tests.scheduler.world import World
 
@@ -34,6 +36,7 @@ SERVICES = [
     (bytestream_pb2, "ByteStream"),
     (operations_proto_pb2, "Operations"),
     (worker_pb2, "Workers"),
+    (status_pb2, "Status"),
 ]
 METHODS = [method for source, service in SERVICES for method in methods_of(source, service).values()]
 REFUSALS = frozenset(
@@ -67,6 +70,7 @@ class Server:
             world.execution,
             world.operations,
             world.workers,
+            StatusService(world.broker.status),
         ]
         self.methods: dict[str, Callable[..., Any]] = {
             name: getattr(service, name) for service in services for name in dir(service) if name[0].isupper()
