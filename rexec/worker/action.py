@@ -98,6 +98,9 @@ class ActionContext:
     """Hashes of actions in whose company inputs were changed: they get copies when they come again."""
     full_store_pauses_seconds: tuple[float, ...] = FULL_STORE_PAUSES_SECONDS
 
+    def __post_init__(self) -> None:
+        self.files.evicted = self.kept.drop_those_with
+
     def note_rewriter(self, action_hash: str) -> None:
         """Give the action files of its own from now on."""
         if len(self.rewriters) >= _MAX_REWRITERS:

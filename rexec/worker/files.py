@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 
 import structlog
@@ -107,6 +107,8 @@ class FileCache:
         self._reserved_bytes = 0
         """For files on their way; not among the used bytes yet."""
         self._released = asyncio.Event()
+        self.evicted: Callable[[Sequence[FileKey]], None] = lambda _keys: None
+        """Told of files that were deleted for want of room; who has links to them should let them go."""
 
     @property
     def used_bytes(self) -> int:
@@ -304,3 +306,4 @@ class FileCache:
                 if excess <= 0:
                     break
         self.forget(victims)
+        self.evicted(victims)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Final
 
 from rexec.worker.blob_files import FileKey
-from rexec.worker.layout import Layout
+from rexec.worker.layout import CannotReuse, Layout, repair
 from rexec.worker.workspace import Room, Workspace
 
 LEAST_FILES: Final = 8
@@ -68,6 +68,15 @@ class KeptRooms:
         if len(self._kept) > self._max_rooms:
             self._workspace.discard(self._kept.pop(0)[0])
 
+    def drop_those_with(self, files: Sequence[FileKey]) -> None:
+        """Give up the rooms that hold links to files that the cache has deleted: they would take room that nobody counts. What is
+        deleted was not used for longest, and neither was such a room."""
+        for number in reversed(range(len(self._kept))):
+            room, layout = self._kept[number]
+            if any(key in layout.entries for key in files):
+                del self._kept[number]
+                self._workspace.discard(room)
+
     def drop_all(self) -> None:
         """Give up what is kept, for instance because the disk is full."""
         while self._kept:
@@ -76,15 +85,14 @@ class KeptRooms:
     def _stripped(self, room: Room) -> bool:
         """Take away everything in the room but its input root, and give it an empty TMPDIR; False if that is not possible."""
         try:
-            status = os.lstat(room.path)
-            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            if not stat.S_ISDIR(os.lstat(room.path).st_mode):
                 return False
-            os.chmod(room.path, 0o755)
+            repair(room.path)
             for name in os.listdir(room.path):
                 path = f"{room.path}/{name}"
                 if path != room.root:
                     self._workspace.scrap(path)
             os.mkdir(room.tmp)
-        except OSError:
+        except (OSError, CannotReuse):
             return False
         return True

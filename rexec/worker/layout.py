@@ -251,7 +251,7 @@ class _Work:
 
     def _inspected(self, listing: Listing, old: Place, path: str) -> set[str]:
         """The same for a directory that somebody has changed."""
-        _repair(path)
+        repair(path)
         right = set()
         with os.scandir(path) as found:
             entries = list(found)
@@ -282,12 +282,12 @@ class _Work:
         return (status.st_dev, status.st_ino) == wanted
 
 
-def _repair(path: str) -> None:
+def repair(path: str) -> None:
     """Give a directory the mode of a new one. Raises CannotReuse for what else was done to it: an owner, access control lists
     and other attributes, which what is made in it could take over."""
     status = os.lstat(path)
-    if status.st_uid != os.geteuid():
-        raise CannotReuse(f"a directory belongs to user {status.st_uid}")
+    if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+        raise CannotReuse(f"a directory belongs to user {status.st_uid} and group {status.st_gid}")
     if stat.S_IMODE(status.st_mode) != DIRECTORY_MODE:
         os.chmod(path, DIRECTORY_MODE)
     try:

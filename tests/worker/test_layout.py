@@ -97,6 +97,7 @@ MISCHIEF = {
     "root moved": "cd ..; mv root other; mkdir root; cp -r other/include root/include",
     "root a symlink": "cd ..; mv root other; ln -s other root",
     "odd names": "touch \"$(printf 'include/\\377\\n')\"; mkdir \"$(printf 'lib/\\351')\"",
+    "another owner": "chown 1:1 include src 2>/dev/null; true",
     "backdated": "rm -f include/1.h; echo 'header 1' > include/1.h; touch -r include/2.h include/1.h include .",
 }
 
@@ -216,6 +217,21 @@ async def test_no_more_rooms_are_kept_than_there_are_places_for_actions(worker: 
     assert os.listdir(worker.work_dir / "w") == []
 
 
+async def test_rooms_do_not_keep_what_the_cache_has_deleted(tmp_path: Path, store: MemoryStore) -> None:
+    context = await make_context(tmp_path / "small", store, cache_max_bytes=20_000)
+    small = Worker(context, Inputs(store), tmp_path / "small")
+    first = {f"a{n}": b"%1000d" % n for n in range(8)}
+    second = {f"b{n}": b"%1000d" % -n for n in range(1, 9)}
+    await small.sh("true", inputs=first)
+    await small.sh("true", inputs=second)
+    assert len(context.kept) == 2
+    await small.sh("true", inputs={"large": bytes(5_000)})
+    assert [set(layout.entries) == {FileKey(Digest.of(data), False) for data in second.values()}
+            for _, layout in context.kept._kept] == [True]  # fmt: skip
+    assert await small.stdout(await small.sh("cat b3", inputs=second)) == second["b3"].decode()
+    context.workspace.close()
+
+
 async def test_nothing_is_kept_on_a_disk_that_is_nearly_full(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker.context.workspace, "free_bytes", lambda: 100 << 20)
     await worker.sh("true", inputs=BASE)
@@ -245,6 +261,13 @@ async def test_attributes_of_a_directory_are_not_handed_on(worker: Worker, fresh
     listed = await worker.sh("exec python3 -c 'import os; print(os.listxattr(\"include\"))'", inputs=python, env=path)
     assert await worker.stdout(listed) == "[]\n"
     assert await seen(worker, BASE) == await seen(fresh, BASE)
+
+
+async def test_a_room_with_attributes_is_not_kept(worker: Worker) -> None:
+    tree = {**BASE, "note.py": b"import os; os.setxattr('..', 'user.note', b'mine')"}
+    finished = await worker.sh("exec python3 note.py", inputs=tree, env={"PATH": os.environ["PATH"]})
+    assert finished.action_result.exit_code == 0
+    assert len(worker.context.kept) == 0
 
 
 @pytest.mark.usefixtures("times")
