@@ -15,6 +15,8 @@ def end(state: QueueState, task: Task, outcome: Outcome, now: float) -> None:
     """The task has ended, whatever state it was in."""
     leave(state, task)
     task.parked = False
+    if task.result_epoch is None and task.lease is not None:
+        task.result_epoch = task.lease.epoch
     reason = str(outcome.error or "the task has ended")
     for lease in (task.hedge, task.lease):
         if lease is not None:

@@ -55,9 +55,9 @@ def finished(state: QueueState, event: e.Finished, now: float) -> None:
         clear(state, lease.worker)
         if task.hedge is not None:
             state.effects.append(e.HedgeEnded(task.task_id, won=task.hedge is lease))
+        task.result_epoch = lease.epoch
         drop(state, lease)
         end(state, task, event.outcome, now)
-        task.result_epoch = lease.epoch
     else:
         reason = event.evidence or event.failure.value
         last = None if event.outcome == Outcome() else event.outcome

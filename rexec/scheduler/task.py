@@ -168,7 +168,7 @@ class Task:
     hedged: bool = False
     """Whether it ever had one; it gets no other."""
     result_epoch: int | None = None
-    """Of the lease whose result it ended with, None if it ended in another way."""
+    """Of the lease whose output is the task's, once it has ended; None if there was none at the end."""
     epoch: int = 0
     """Of the last lease granted; each grant has a higher one."""
     losses: list[str] = field(default_factory=list)

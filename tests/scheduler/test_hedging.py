@@ -28,9 +28,9 @@ def learn(rules: Driver, seconds: float, runs: int = MIN_SAMPLES) -> None:
         rules.queue.state.statistics.learn(Candidate("", Digest.of(b""), action_class=CLASS), Usage(seconds))
 
 
-def slow(rules: Driver, action: str = "slow", **options: bool) -> str:
+def slow(rules: Driver, action: str = "slow", *, do_not_cache: bool = False) -> str:
     """An operation whose command runs."""
-    name = rules.submit(action, action_class=CLASS, timeout_seconds=3600, **options)
+    name = rules.submit(action, action_class=CLASS, timeout_seconds=3600, do_not_cache=do_not_cache)
     lease = task_of(rules, name).lease
     assert lease is not None
     rules.do(e.Progress(lease.worker.worker_id, lease.lease_id, lease.epoch, running=True))

@@ -26,6 +26,8 @@ from rexec.scheduler.live_logs import MAX_PIECE_BYTES, STARTS_OVER, WINDOW_BYTES
 from rexec.scheduler.log_name import Output, is_log_name, log_name, parse_log_name
 from rexec.scheduler.log_streams import LogStreams
 from rexec.scheduler.settings import SchedulerSettings
+from rexec.scheduler.statistics import MIN_SAMPLES
+from rexec.scheduler.task import Usage
 from tests.scheduler.world import GUARD_SECONDS, FakeWorker, Stream, World, metadata_of
 
 EXECUTING = re_pb2.ExecutionStage.EXECUTING
@@ -264,6 +266,66 @@ async def test_a_reader_who_slept_through_a_whole_retry_gets_all_of_the_second_r
     await again.worker.finish(again.lease, stdout=b"second run")
     await run.stream.response()
     assert await reader.rest() == STARTS_OVER + b"second run"
+
+
+async def hedged(world: World) -> tuple[Run, Run]:
+    """An action that its first worker is slow with, and its second run on another one."""
+    stream = world.execute(await world.action())
+    await stream.next()
+    (task,) = world.broker._queue.tasks.values()
+    for _ in range(MIN_SAMPLES):
+        world.broker._queue.state.statistics.learn(task.candidate, Usage(1.0))
+    run = await running(world, "w1", stream)
+    spare = await world.worker("spare")
+    await run.worker.heard()
+    await spare.heard()
+    world.clock.advance(world.settings.heartbeat_timeout_seconds / 2)
+    lease = await spare.lease()
+    assert lease.epoch == 2
+    return run, Run(world, stream, spare, lease)
+
+
+async def test_the_log_of_an_action_that_runs_twice_is_that_of_the_first_run_if_that_wins(world: World) -> None:
+    run, second = await hedged(world)
+    reader, first = run.reader()
+    run.prints(await run.asked(), b"first ")
+    assert await first == b"first "
+    await run.worker.finish(run.lease, stdout=b"first run")
+    assert (await second.worker.hear("revoke")).revoke.lease_id == second.lease.lease_id
+    assert await reader.rest() == b"run"
+
+
+async def test_the_log_of_an_action_whose_second_run_wins_starts_over(world: World) -> None:
+    run, second = await hedged(world)
+    reader, first = run.reader()
+    run.prints(await run.asked(), b"first ")
+    assert await first == b"first "
+    await second.worker.finish(second.lease, stdout=b"second run")
+    assert await reader.rest() == STARTS_OVER + b"second run"
+
+
+async def test_the_log_goes_on_with_the_second_run_when_the_first_one_fails(world: World) -> None:
+    run, second = await hedged(world)
+    reader, first = run.reader()
+    run.prints(await run.asked(), b"first ")
+    assert await first == b"first "
+    following = asyncio.create_task(reader.next())
+    await run.worker.finish(run.lease, failure=INFRASTRUCTURE, result=False, credit=0)
+    assert await following == STARTS_OVER
+    following = asyncio.create_task(reader.next())
+    second.prints(await second.asked(), b"second")
+    assert await following == b"second"
+    await second.worker.finish(second.lease, stdout=b"second run")
+    assert await reader.rest() == b" run"
+
+
+async def test_cancelling_an_action_that_runs_twice_ends_its_log_once(world: World) -> None:
+    run, _second = await hedged(world)
+    reader, first = run.reader()
+    run.prints(await run.asked(), b"begun")
+    assert await first == b"begun"
+    await world.cancel(run.stream.name)
+    assert await reader.rest() == b""
 
 
 async def test_a_cancelled_action_ends_its_log(world: World) -> None:
