@@ -26,6 +26,15 @@ if TYPE_CHECKING:  # types-grpcio makes this generic, the library does not
 
 _ATTACH = methods_of(worker_pb2, "Workers")["Attach"]
 _OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
+_USAGE = worker_pb2.ResourceUsage(
+    user_seconds=0.001234,
+    system_seconds=0.000987,
+    peak_memory_bytes=65 << 20,
+    written_bytes=8192,
+    voluntary_context_switches=3,
+    involuntary_context_switches=1,
+)
+_RESOURCES = {"cpu": 8000, "memory": 16 << 30}
 ANSWER_SECONDS = 60.0
 """How long the process may take for what it is asked."""
 
@@ -49,7 +58,7 @@ class Worker:
             _ATTACH.path, response_deserializer=worker_pb2.ToWorker.FromString
         )
         self._call = attach()
-        hello = worker_pb2.Hello(worker_name=self._name, session_id=self._name, slots=self._slots)
+        hello = worker_pb2.Hello(worker_name=self._name, session_id=self._name, slots=self._slots, resources=_RESOURCES)
         await self._say(worker_pb2.FromWorker(hello=hello))
         welcome = await self._read()
         self.heartbeat_seconds = welcome.welcome.heartbeat_interval.ToTimedelta().total_seconds()
@@ -95,6 +104,7 @@ class Worker:
             metadata.worker_completed_timestamp,
         ):
             stamp.CopyFrom(metadata.worker_start_timestamp)
+        metadata.auxiliary_metadata.add().Pack(_USAGE)
         return message
 
     async def _say(self, message: worker_pb2.FromWorker) -> None:
