@@ -69,6 +69,8 @@ class Tally:
     """Held by leases now."""
     slot_seconds: Meter = field(default_factory=Meter)
     cost: Meter = field(default_factory=Meter)
+    waiting: int = 0
+    """Its tasks in line: others may wait for what it asked for first."""
     expected_waiting: float = 0.0
     """Slot-seconds that its tasks in line are expected to take."""
     expected_running: float = 0.0
@@ -84,8 +86,8 @@ class Tally:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing of it is queued, is executed or takes up a slot."""
-        return not (self.queued or self.executing or self.slots)
+        """Whether nothing of it is queued, is executed or takes up a slot, nor is anything in line that it asked for."""
+        return not (self.queued or self.executing or self.slots or self.waiting)
 
     def expected_left(self, now: float, usual_seconds: float) -> float | None:
         """Slot-seconds that are still to come; None if of some work nothing is known.
@@ -104,6 +106,7 @@ class Tally:
 
     def wait(self, task: Task, by: int) -> None:
         """The task is in line (1), or no more (-1)."""
+        self.waiting += by
         if task.expected_seconds is None:
             self.unknown_waiting += by * slots_of(task)
         else:
@@ -192,6 +195,7 @@ class Accounts:
             tally.wait(task, -1)
             if not tally.queued:
                 tally.expected_waiting = max(0.0, round(tally.expected_waiting, 6))
+        self._settle(_key(task, task.candidate.owner), now)
 
     # Leases
 

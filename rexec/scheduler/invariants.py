@@ -214,6 +214,8 @@ def _check_shares(state: QueueState) -> None:
         found = (node.running, node.used_millis, node.queued)
         right = (running.pop(path, 0), used.pop(path, 0), queued.pop(path, 0))
         _require(found == right, f"{node} runs, uses and queues {found}, and it should be {right}")
+        limit = node.limits.max_running
+        _require(not limit or node.running <= limit, f"{node} runs {node.running}, and its limit is {limit}")
         _require(node.parent is None or not node.idle, f"{node} is kept for nothing")
         _require(node.parent is None or node.key[0] == node.used_millis / node.limits.weight, f"{node} has a stale share")
         nodes += [((*path, name), child) for name, child in node.children.items()]

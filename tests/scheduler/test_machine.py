@@ -9,12 +9,37 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cas.digest import Digest
 from cas.errors import AlreadyExists, StatusError
 from rexec.scheduler import events as e
+from rexec.scheduler.fairness_settings import (
+    AffinitySettings,
+    FairnessSettings,
+    OwnShareSettings,
+    PackingSettings,
+    ShareSettings,
+)
 from rexec.scheduler.settings import SchedulerSettings
-from rexec.scheduler.task import Candidate, Failure, HeldLease, Hold, Stage, Usage
+from rexec.scheduler.task import Candidate, Demand, Failure, HeldLease, Hold, Owner, Stage, Usage
 from tests.scheduler.rules import LINUX, Driver, of_kind
 
 PLATFORMS = (frozenset[tuple[str, str]](), LINUX, LINUX | {("gpu", "a100")})
 WORKERS = ("w1", "w2", "w3")
+GIB = 1 << 30
+OWNERS = [
+    Owner(tenant, user, invocation)
+    for tenant, user, invocation in (
+        ("red", "alice", "1"), ("red", "alice", "2"), ("red", "bob", "1"), ("blue", "alice", "1"), ("blue", "carol", ""),
+    )
+]  # fmt: skip
+DEMANDS = [
+    *[Demand()] * 4, Demand(2), Demand(3), Demand(1, cpu_millis=3000), Demand(1, 500, 5 * GIB), Demand(1, 0, 6 * GIB),
+    Demand(9), Demand(1, 9000),
+]  # fmt: skip
+FAIRNESS = FairnessSettings(
+    tenant=ShareSettings(max_running=6),
+    user=ShareSettings(max_running=4, max_queued=15),
+    invocation=ShareSettings(max_running=3),
+    tenants={"blue": OwnShareSettings(weight=3.0, max_running=2)},
+    users={"bob": OwnShareSettings(weight=0.5, max_running=1, max_queued=4)},
+)
 
 
 class Machine(RuleBasedStateMachine):
@@ -29,11 +54,14 @@ class Machine(RuleBasedStateMachine):
         self.driver = Driver(
             SchedulerSettings(
                 max_queued_operations=30, max_retained_operations=50, max_attempts=2, quarantine_failures=2,
-                hedge_min_seconds=0.5, staging_seconds=90,
+                hedge_min_seconds=0.5, staging_seconds=90, fairness=FAIRNESS,
+                packing=PackingSettings(reserve_after_seconds=1.0, reserve_at_most_seconds=30.0),
+                affinity=AffinitySettings(look_ahead=3, max_passed_over=1),
             )
         )  # fmt: skip
         for _ in range(20):
-            self.driver.queue.state.statistics.learn(Candidate("", Digest.of(b""), action_class="usual"), Usage(1.0))
+            for kind, usage in (("usual", Usage(1.0)), ("heavy", Usage(30.0, 4 * GIB))):
+                self.driver.queue.state.statistics.learn(Candidate("", Digest.of(b""), action_class=kind), usage)
         self.held: dict[str, dict[str, int]] = {}
         """Lease id to epoch, by session."""
         self.old: list[HeldLease] = []
@@ -81,15 +109,29 @@ class Machine(RuleBasedStateMachine):
         pairs=st.sampled_from(PLATFORMS),
         do_not_cache=st.booleans(),
         watched=st.booleans(),
+        owner=st.sampled_from(OWNERS),
+        demand=st.sampled_from(DEMANDS),
+        kind=st.sampled_from(["usual", "heavy", ""]),
+        affinity=st.lists(st.sampled_from("xyz"), unique=True, max_size=2),
     )
     def submit(
-        self, action: str, priority: int, pairs: frozenset[tuple[str, str]], do_not_cache: bool, watched: bool
+        self,
+        action: str,
+        priority: int,
+        pairs: frozenset[tuple[str, str]],
+        do_not_cache: bool,
+        watched: bool,
+        owner: Owner,
+        demand: Demand,
+        kind: str,
+        affinity: list[str],
     ) -> None:
-        platform = pairs if not action else PLATFORMS[ord(action) % 3]  # an equal action has an equal platform
+        if action:  # an equal action has an equal platform
+            pairs, demand, kind = PLATFORMS[ord(action) % 3], DEMANDS[ord(action) % 5], "usual"
         try:
             name = self.driver.submit(
-                action, priority=priority, pairs=platform, do_not_cache=do_not_cache, watched=watched,
-                action_class="usual", timeout_seconds=60,
+                action, priority=priority, pairs=pairs, do_not_cache=do_not_cache, watched=watched,
+                action_class=kind, timeout_seconds=60, owner=owner, demand=demand, affinity=affinity,
             )  # fmt: skip
         except StatusError:
             return
@@ -126,11 +168,17 @@ class Machine(RuleBasedStateMachine):
         slots=st.integers(1, 3),
         extra=st.integers(0, 2),
         pairs=st.sampled_from(PLATFORMS[1:]),
+        figures=st.sampled_from([(0, 0), (4000, 8 * GIB), (3500, 0), (10_000, 16 * GIB)]),
     )
-    def attach_new(self, name: str, slots: int, extra: int, pairs: frozenset[tuple[str, str]]) -> None:
+    def attach_new(
+        self, name: str, slots: int, extra: int, pairs: frozenset[tuple[str, str]], figures: tuple[int, int]
+    ) -> None:
         self.sessions += 1
         try:
-            self.driver.attach(name, session=f"s{self.sessions}", slots=slots, credit=slots + extra, pairs=pairs)
+            self.driver.attach(
+                name, session=f"s{self.sessions}", slots=slots, credit=slots + extra, pairs=pairs,
+                cpu_millis=figures[0], memory_bytes=figures[1],
+            )  # fmt: skip
         except AlreadyExists:
             assert self.driver.queue.fleet.by_name[name].connected
         self.carry_out()
@@ -224,16 +272,22 @@ class Machine(RuleBasedStateMachine):
         """However it stands, a good worker for everything ends all of it."""
         driver = self.driver
         everything = PLATFORMS[2]
-        worker_id = driver.attach("good", session="good", slots=5, pairs=everything)
+        worker_id = driver.attach(
+            "good", session="good", slots=9, pairs=everything, cpu_millis=18_000, memory_bytes=90 * GIB
+        )  # fmt: skip
         for _ in range(200):
             if not driver.queue.tasks:
                 break
             for lease in list(driver.queue.leases.values()):  # also reports of workers that have gone since
                 driver.finish(lease.worker.worker_id, HeldLease(lease.lease_id, lease.epoch))
-            driver.credit(worker_id, 5)
+            driver.credit(worker_id, 9)
             driver.pass_time(driver.settings.exclusion_seconds)
         assert not driver.queue.tasks
         assert driver.queue.queued_operations == 0
+        for lease in list(driver.queue.leases.values()):
+            driver.finish(lease.worker.worker_id, HeldLease(lease.lease_id, lease.epoch))
+        shares = driver.queue.fleet.shares
+        assert (len(shares), shares.root.used_millis) == (0, 0)
 
 
 TestMachine = Machine.TestCase
