@@ -6,6 +6,7 @@ beside which the workers run. Every process keeps its address and its state over
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 import urllib.error
@@ -13,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
@@ -88,6 +90,34 @@ class Member:
         if exit_code not in (0, -15):
             raise AssertionError(f"{self.name} ended with {exit_code}; its log ends with:\n{self.process.log_tail()}")
         return self._succeeded(pid, at)
+
+    def take_turns(self) -> Death:
+        """Start a successor that stands by, then ask the old process to end (SIGTERM): a rolling restart. Raises
+        AssertionError when either fails."""
+        old = self.process
+        said_before = self._log.stat().st_size
+        self.process = self._start()
+
+        def stands_by() -> bool:
+            self.process.expect_running()
+            return b'"stands by"' in self._log.read_bytes()[said_before:]
+
+        wait_until(stands_by, f"the next {self.name} to stand by", READY_SECONDS)
+        at = time.time()
+        exit_code = old.stop()
+        if exit_code not in (0, -15):
+            raise AssertionError(f"{self.name} ended with {exit_code}; its log ends with:\n{old.log_tail()}")
+        self.wait_until_ready()
+        return Death(self.name, self.role, old.pid, at, time.time())
+
+    def said_at(self, event: str, after: float) -> float:
+        """When the log of this place first says that event after a moment. Raises AssertionError when it does not."""
+        for line in self._log.read_text().splitlines():
+            if line.startswith("{") and f'"event": "{event}"' in line:
+                when = datetime.fromisoformat(json.loads(line)["timestamp"]).timestamp()
+                if when >= after:
+                    return when
+        raise AssertionError(f"{self.name} did not say {event!r}; its log ends with:\n{self.process.log_tail()}")
 
     def close(self) -> None:
         """End the process and all that it and those before it have started."""

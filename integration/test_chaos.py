@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.action_log import needless, read
+from integration.action_log import longest_gap, needless, read
 from integration.bazel import Bazel, execution_flags, running_bazel
 from integration.chaos import chaos
 from integration.installation import Death, Installation, Role, all_in_one, roles_apart
@@ -22,6 +22,8 @@ SEED = int(os.environ.get("REXEC_CHAOS_SEED", "1"))
 """Of the first round; each further one has the next number."""
 BUILD_SECONDS = 200.0
 """What no build may take, with whatever deaths: undisturbed it is one minute."""
+MAX_PAUSE_SECONDS = 2.0
+"""From the moment that a scheduler is asked to end until a worker can be given work by the next."""
 
 
 class Build:
@@ -88,3 +90,21 @@ def test_a_server_that_holds_everything_may_be_killed_at_any_time(tmp_path: Path
             outcome = command.wait(BUILD_SECONDS)
         build.expect_right(outcome.expect(), kills.deaths)
         assert len(kills.deaths) >= 1
+
+
+def test_schedulers_that_take_turns_are_not_noticed(tmp_path: Path) -> None:
+    with roles_apart(tmp_path / "rexec") as installation, building(tmp_path, installation) as build:
+        (scheduler,) = installation.of_role(Role.SCHEDULER)
+        command = build.bazel.start("build", "//...")
+        deaths = []
+        for number in (40, 100, 160):
+            build.wait_for_runs(number)
+            command.expect_running()
+            deaths.append(scheduler.take_turns())
+        build.expect_right(command.wait(BUILD_SECONDS).expect(), deaths)
+        for death in deaths:
+            pause = scheduler.said_at("worker attached", death.at) - death.at
+            print(
+                f"no worker for {pause:.2f} s, no start for {longest_gap(read(build.log), death.at, death.ready_at):.2f} s"
+            )
+            assert pause < MAX_PAUSE_SECONDS
