@@ -17,6 +17,7 @@ class Due(Enum):
     EXCLUSION_ENDS = "exclusion ends"
     SETTLED = "settled"
     UNSERVED = "unserved"
+    LONG_WAIT = "long wait"
     LEASE_WATCHED = "lease watched"
     STRAGGLES = "straggles"
     QUARANTINE_REVIEWED = "quarantine reviewed"

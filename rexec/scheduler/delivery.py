@@ -97,6 +97,8 @@ class Delivery:
                     self.observer.stage_ended(stage, seconds)
             case e.TasksUnserved(waiting, reason):
                 log.warning("actions wait that no worker can run", actions=waiting, reason=reason)
+            case e.TasksWaitLong(waiting, seconds, reason):
+                log.warning("actions wait for long", actions=waiting, oldest_seconds=round(seconds), reason=reason[:500])
             case e.TaskHedged(task_id, worker, slow_worker, seconds):
                 self.observer.hedge_started()
                 log.info("slow action runs a second time", task=task_id, worker=worker, slow_worker=slow_worker,

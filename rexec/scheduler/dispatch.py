@@ -6,6 +6,7 @@ from rexec.scheduler import events as e
 from rexec.scheduler.deadlines import Due
 from rexec.scheduler.leases import grant
 from rexec.scheduler.line import Line
+from rexec.scheduler.long_waits import watch
 from rexec.scheduler.reason import reason_of
 from rexec.scheduler.state import QueueState
 from rexec.scheduler.task import Candidate, Owner, Task, Worker
@@ -19,6 +20,7 @@ def enqueue(state: QueueState, task: Task, now: float) -> None:
     state.fleet.enqueue(task)
     state.waiting.joined(task)
     state.accounts.waits(task, now)
+    watch(state, task, now)
     if not state.fleet.fit_of(task).workers:
         state.deadlines.add(now + state.settings.unserved_seconds, Due.UNSERVED, task.task_id)
 

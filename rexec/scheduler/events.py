@@ -246,6 +246,16 @@ class TasksUnserved:
 
 
 @dataclass(frozen=True, slots=True)
+class TasksWaitLong:
+    """Tasks wait for long although workers fit: for the log."""
+
+    waiting: int
+    oldest_seconds: float
+    reason: str
+    """Of the one that waits longest."""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskHedged:
     """A task that runs for unusually long got a second lease, on idle capacity."""
 
@@ -286,5 +296,5 @@ class WorkerTrusted:
 
 Effect = (
     LeaseGranted | LeaseRevoked | LeaseAcknowledged | WorkerWelcomed | WorkerGone | OperationChanged | TaskRetried
-    | TaskCompleted | OperationForgotten | TasksUnserved | TaskHedged | HedgeEnded | WorkerQuarantined | WorkerTrusted
+    | TaskCompleted | OperationForgotten | TasksUnserved | TasksWaitLong | TaskHedged | HedgeEnded | WorkerQuarantined | WorkerTrusted
 )  # fmt: skip

@@ -28,6 +28,7 @@ from rexec.scheduler.deadlines import Due
 from rexec.scheduler.dispatch import assign, tell_unserved
 from rexec.scheduler.hedging import hedge, straggles
 from rexec.scheduler.leases import held
+from rexec.scheduler.long_waits import look
 from rexec.scheduler.patience import watched
 from rexec.scheduler.quarantine import review
 from rexec.scheduler.reason import reason_of
@@ -126,6 +127,8 @@ class Queue:
                     settle(state, now)
                 case Due.UNSERVED:
                     tell_unserved(state, name, now)
+                case Due.LONG_WAIT:
+                    look(state, name, now)
                 case Due.LEASE_WATCHED:
                     watched(state, name, now)
                 case Due.STRAGGLES:

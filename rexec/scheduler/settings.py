@@ -87,6 +87,8 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """When two workers have taken the same name from each other twice within this time, the next one is refused."""
     unserved_seconds: float = 5.0
     """Actions that wait for so long without any worker that fits are told of in the log, with the reason."""
+    long_wait_seconds: float = 300.0
+    """Actions that wait for so long although workers fit are told of in the log, with the reason, and again after as long."""
     unserved_again_seconds: float = 60.0
     """How often that is said again for the same requirement."""
     max_slots: int = 4096
@@ -109,7 +111,7 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming them."""
         for name in ("default_timeout_seconds", "max_timeout_seconds", "keepalive_seconds", "heartbeat_seconds",
-                     "heartbeat_timeout_seconds", "leadership_seconds"):  # fmt: skip
+                     "heartbeat_timeout_seconds", "leadership_seconds", "long_wait_seconds"):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
         for name in ("answer_seconds", "staging_seconds", "overdue_seconds", "hedge_factor", "quarantine_seconds",

@@ -33,7 +33,7 @@ from rexec.scheduler.retention import Retention
 from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.statistics import Statistics
 from rexec.scheduler.task import Lease, Operation, Stage, Task, Worker
-from rexec.scheduler.waiting import Waiting
+from rexec.scheduler.waiting import LongWaits, Waiting
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +61,7 @@ class QueueState:
     """Who has had what."""
     waiting: Waiting = field(default_factory=Waiting)
     """The tasks in line, by what makes them wait."""
+    long_waits: LongWaits = field(default_factory=LongWaits)
     statistics: Statistics = field(default_factory=Statistics)
     """How long actions run."""
     records: dict[str, Record] = field(default_factory=dict)

@@ -34,7 +34,6 @@ class Group:
         Costs the number of tasks."""
         return min(task.queued_at for task in self.tasks.values())
 
-
     def expect(self, task: Task, by: int) -> None:
         """The task has come (1) or gone (-1)."""
         if task.expected_seconds is None:
@@ -59,6 +58,10 @@ class Waiting:
     def by_requirement(self) -> Iterable[tuple[Requirement, Collection[Group]]]:
         """The groups of each requirement that something waits with."""
         return ((requirement, groups.values()) for requirement, groups in self._groups.items())
+
+    def of_requirement(self, requirement: Requirement) -> Collection[Group]:
+        """Its groups."""
+        return self._groups.get(requirement, {}).values()
 
     def joined(self, task: Task) -> None:
         """The task is in line."""
@@ -89,3 +92,12 @@ class Waiting:
 
 def _key(task: Task) -> Key:
     return task.need, task.excluded, task.candidate.owner
+
+
+@dataclass(slots=True)
+class LongWaits:
+    """Requirements that have a deadline of rexec/scheduler/long_waits.py, and what it is called."""
+
+    names: dict[Requirement, str] = field(default_factory=dict)
+    requirements: dict[str, Requirement] = field(default_factory=dict)
+    serial: int = 0
