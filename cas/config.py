@@ -65,6 +65,9 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Holds cas/ and action-cache.sqlite3 of a disk store; a leading ~ is the user's home. One server at a time uses it.
     Empty: the state directory of the server."""
 
+    memory_bytes: int = 64 << 20
+    """Small blobs that passed by lately, kept in memory by a server whose store is another one."""
+
     max_bytes: int | None = None
     """Bound of all blobs. Without it, 20 GiB but at most half of the room that the disk has for the store (1 GiB for kind
     "memory"): a cache that fills a developer's disk unasked is switched off for good."""
@@ -87,6 +90,8 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError(f'address is {self.address!r}, which only a store of kind "remote" has')
         if self.max_bytes is not None and self.max_bytes < 1:
             raise ValueError(f"max_bytes is {self.max_bytes}; expected at least 1")
+        if self.memory_bytes < 1:
+            raise ValueError(f"memory_bytes is {self.memory_bytes}; expected at least 1")
         if self.max_blob_bytes < 0:
             raise ValueError(f"max_blob_bytes is {self.max_blob_bytes}; expected 0 or more")
         if self.action_cache_max_bytes < 1:

@@ -15,6 +15,7 @@ from cas.config import StoreSettings
 from cas.connection_settings import ConnectionSettings
 from cas.file_lock import DirectoryUnusable
 from cas.instances import Instance, Instances
+from cas.remembered import Remembered
 from cas.remote import RemoteStore
 from cas.stores import Sharing, directory_of, open_stores
 from rexec.config import Config
@@ -66,22 +67,28 @@ async def open_held(config: Config, sharing: Sharing = "alone") -> AsyncIterator
 async def remote_held(
     config: Config, servers: Sequence[str], connection: ConnectionSettings, place: Callable[[], int] = lambda: 0
 ) -> AsyncIterator[Held]:
-    """The stores of the server whose index among `servers` is `place`. Raises StoreUnusable."""
+    """The stores of the server whose index among `servers` is `place`, with the small blobs that pass by kept at hand.
+
+    Raises StoreUnusable.
+    """
     try:
         channel = following_channel(servers, connection, place)
         shown = FollowingHeaders(servers, connection, place)
     except (CannotConnect, ValueError) as error:
         raise StoreUnusable(str(error)) from error
     async with channel:
-        yield Held(Instances(_instances(config.server.instance_names, channel, shown)), lambda: 0, None)
+        names = config.server.instance_names
+        # Of each instance its own: another server may keep them apart.
+        kept_bytes = max(1, config.store.memory_bytes // len(names))
+        yield Held(Instances(_instances(names, channel, shown, kept_bytes)), lambda: 0, None)
 
 
 def _instances(
-    names: Iterable[str], channel: aio.Channel, shown: Iterable[tuple[str, str]]
+    names: Iterable[str], channel: aio.Channel, shown: Iterable[tuple[str, str]], kept_bytes: int
 ) -> Iterable[Instance]:  # fmt: skip
     action_cache = RemoteActionCache(channel, shown)
     for name in names:
-        yield Instance(name, RemoteStore(channel, name, shown), action_cache)
+        yield Instance(name, Remembered(RemoteStore(channel, name, shown), kept_bytes), action_cache)
 
 
 def _placed(config: Config) -> StoreSettings:

@@ -18,6 +18,7 @@ from cas.disk import DiskStore
 from cas.instances import Instance, Instances
 from cas.memory import MemoryStore
 from cas.metered import Metered
+from cas.remembered import Remembered
 from cas.remote import CHANNEL_OPTIONS, RemoteStore
 from cas.services.action_cache import ActionCacheService
 from cas.services.bytestream import ByteStream
@@ -72,6 +73,12 @@ async def tiered(path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
 async def tiered_behind_a_small_memory(path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
     async with DiskStore(path, max_bytes) as slow, Tiered(MemoryStore(1 << 20), slow) as store:
         yield Verified(store)
+
+
+@asynccontextmanager
+async def remembered(path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
+    async with DiskStore(path, max_bytes) as far:
+        yield Verified(Remembered(far, max_bytes))
 
 
 @asynccontextmanager
@@ -137,6 +144,7 @@ STORES = [
     tiered,
     tiered_behind_a_small_memory,
     remote,
+    remembered,
     guest,
     owner_of_guests,
     owner_and_guests_in_turn,
