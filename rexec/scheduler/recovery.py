@@ -155,7 +155,7 @@ def _restore_task(
 
 def _restore_lease(state: QueueState, task: Task, worker: Worker, said: LeaseRecord, now: float) -> None:
     lease = Lease(said.lease_id, said.epoch, task, worker, said.started)
-    lease.is_restored = True
+    lease.is_restored = lease.inherited = True
     task.lease = state.leases[lease.lease_id] = worker.leases[lease.lease_id] = lease
     state.fleet.occupy(lease, task.candidate.owner)
     state.fleet.update(worker)

@@ -212,6 +212,8 @@ class Lease:
     started: bool
     """Given to a free slot or reported as running. One that was only fetched ahead and then lost has cost no attempt."""
     hold: Hold = Hold.LIVE
+    inherited: bool = False
+    """Granted by an earlier process, which may have known that it had left its slot."""
     granted_at: float = 0.0
     answered: bool = False
     """Whether the worker has said anything of it."""
