@@ -11,6 +11,7 @@ Rows are written many to a statement: each statement gives up the interpreter's 
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -47,6 +48,9 @@ _SCHEMA: Final = f"""
 _CHUNKS: Final = (64, 16, 4, 1)
 """Rows to a statement: few enough sizes for the statements to be prepared once."""
 
+RENEW_SECONDS: Final = 0.1
+"""A commit after so long raises `Tenure.renewals`, which costs it a page."""
+
 CHECKPOINT_BYTES: Final = 4 << 20
 """Written to the log between two attempts to move it into the file, which are made beside the writer."""
 
@@ -76,7 +80,7 @@ class Tenure:
     locked: bool
     """It has the lock of the file too, so that whoever gets the lock knows that it is gone."""
     renewals: int
-    """Rises with everything it writes: a holder whose figure stands still is gone, or hangs."""
+    """Rises as it writes: a holder whose figure stands still is gone, or hangs."""
 
 
 class Journal:
@@ -91,6 +95,7 @@ class Journal:
         self._database = database
         self._holder = ("", "")
         self._unmoved_bytes = 0
+        self._renewed_at = float("-inf")
 
     # Life
 
@@ -176,16 +181,17 @@ class Journal:
         database = self._database
         database.execute("BEGIN IMMEDIATE")
         try:
-            own = database.execute(
-                "UPDATE leadership SET renewals = renewals + 1, locked = ? WHERE generation = ?",
-                (self.locked, self.generation),
-            )
-            if own.rowcount != 1:
+            (generation,) = database.execute("SELECT generation FROM leadership").fetchone()
+            if generation != self.generation:
                 tenure = self.tenure()
                 raise Fenced(
-                    f"{tenure.holder or 'another scheduler'} leads now (generation {tenure.generation}, this one was"
+                    f"{tenure.holder or 'another scheduler'} leads now (generation {generation}, this one was"
                     f" {self.generation})"
                 )
+            now = time.monotonic()
+            renews = now >= self._renewed_at + RENEW_SECONDS
+            if renews:
+                database.execute("UPDATE leadership SET renewals = renewals + 1, locked = ?", (self.locked,))
             for statement, rows in _statements(batch):
                 self._unmoved_bytes += _execute_many(database, statement, rows)
             database.execute("COMMIT")
@@ -193,7 +199,9 @@ class Journal:
             with suppress(sqlite3.Error):
                 database.execute("ROLLBACK")
             raise
-        self._unmoved_bytes += 4096  # the page of the leadership at least
+        if renews:
+            self._renewed_at = now
+        self._unmoved_bytes += 4096  # a page at least
 
     # The log
 

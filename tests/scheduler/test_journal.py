@@ -98,7 +98,10 @@ def test_of_two_who_saw_the_same_only_one_takes_over(path: Path) -> None:
             two.write(Batch())
 
 
-def test_the_row_says_who_leads_and_that_he_lives(path: Path, journal: Journal) -> None:
+def test_the_row_says_who_leads_and_that_he_lives(
+    path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journals, "RENEW_SECONDS", 0.0)
     before = read_tenure(path)
     journal.write(Batch())
     after = read_tenure(path)
