@@ -65,7 +65,7 @@ def found_operation(
         priority=task.priority,
         age_seconds=now - task.queued_at,
         summary=summary_of(candidate),
-        attempts=task.epoch,
+        attempts=len(task.losses) + (task.lease is not None),
     )
     if operation.outcome is not None:
         cached = operation.outcome.error is None and operation.outcome.ending is Ending.CACHED

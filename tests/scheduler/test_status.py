@@ -68,6 +68,7 @@ class TestOperations:
         running, *waiting = (await operations(world)).operations
         assert (running.name, running.stage, running.worker) == (first, re_pb2.ExecutionStage.EXECUTING, "w1")
         assert (running.running_seconds, running.age_seconds, running.reason) == (4.0, 4.0, "")
+        assert (running.attempts, waiting[0].attempts) == (1, 0)
         assert [(operation.name, operation.ahead) for operation in waiting] == [(second, 0), (third, 1)]
         assert all(operation.stage == re_pb2.ExecutionStage.QUEUED for operation in waiting)
         assert all("busy" in operation.reason and operation.category == "busy" for operation in waiting)
