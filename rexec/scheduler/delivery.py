@@ -18,7 +18,6 @@ from protos.rexec.worker.v1 import worker_pb2
 from rexec.scheduler import events as e
 from rexec.scheduler import letters
 from rexec.scheduler.clock import Clock
-from rexec.scheduler.group_commit import AtOnce, WayOut
 from rexec.scheduler.live_logs import LiveLogs
 from rexec.scheduler.observer import Observer
 from rexec.scheduler.outbox import Outbox
@@ -27,6 +26,7 @@ from rexec.scheduler.stages import stages_of
 from rexec.scheduler.task import Task
 from rexec.scheduler.telling import result_of, tell_bad_end
 from rexec.scheduler.vitals import Vitals
+from rexec.scheduler.way_out import AtOnce, WayOut
 
 log = structlog.get_logger()
 
@@ -98,7 +98,9 @@ class Delivery:
             case e.TasksUnserved(waiting, reason):
                 log.warning("actions wait that no worker can run", actions=waiting, reason=reason)
             case e.TasksWaitLong(waiting, seconds, reason):
-                log.warning("actions wait for long", actions=waiting, oldest_seconds=round(seconds), reason=reason[:500])
+                log.warning(
+                    "actions wait for long", actions=waiting, oldest_seconds=round(seconds), reason=reason[:500]
+                )
             case e.TaskHedged(task_id, worker, slow_worker, seconds):
                 self.observer.hedge_started()
                 log.info("slow action runs a second time", task=task_id, worker=worker, slow_worker=slow_worker,

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -26,6 +25,7 @@ from cas.errors import SchedulerStops, StatusError, StoreFull, Unavailable
 from rexec.scheduler.journal import Fenced, Journal, is_damage, is_full
 from rexec.scheduler.observer import Observer, Unobserved
 from rexec.scheduler.rows import Batch
+from rexec.scheduler.way_out import Release
 
 log = structlog.get_logger()
 
@@ -45,8 +45,6 @@ SAY_AGAIN_SECONDS: Final = 60.0
 
 FLUSH_SECONDS: Final = 5.0
 """How long the end of the process may take to write what is left."""
-
-Release = Callable[[], None]
 
 
 class Source(Protocol):
@@ -70,41 +68,6 @@ class Source(Protocol):
 
     def hurry(self) -> None:
         """What is taken next is the last."""
-        ...
-
-
-class WayOut(Protocol):
-    """Where effects leave the process."""
-
-    trouble: StatusError | None
-    """Why nothing can be written now, None if it can."""
-
-    def require(self) -> None:
-        """Raises StoreFull or Unavailable if nothing can be written now."""
-        ...
-
-    def after(self, release: Release) -> None:
-        """Call `release` once all that has happened so far is durable; at once if it is. In the order of the calls."""
-        ...
-
-    def covers(self, operation_name: str) -> bool:
-        """Whether all that is known of the operation is durable."""
-        ...
-
-    def changed(self) -> None:
-        """There is something to be written."""
-        ...
-
-    async def durable(self, operation_name: str, *, rather_fail: bool = False) -> None:
-        """Return once all that is known of the operation is durable.
-
-        With `rather_fail`, raises StoreFull or Unavailable if that cannot be done now. Raises Unavailable when this process
-        may not write any more.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Write what is left."""
         ...
 
 
@@ -343,28 +306,3 @@ class GroupCommit:
         self._stop_answers()
         await asyncio.to_thread(self._thread.shutdown, wait=True)
         await asyncio.to_thread(self._side.shutdown, wait=True)
-
-
-class AtOnce:
-    """The way out without a journal: everything leaves when it happens."""
-
-    def __init__(self) -> None:
-        self.trouble: StatusError | None = None
-
-    def require(self) -> None:
-        """Nothing is ever in the way."""
-
-    def after(self, release: Release) -> None:
-        release()
-
-    def covers(self, operation_name: str) -> bool:
-        return True
-
-    def changed(self) -> None:
-        """Nothing is written."""
-
-    async def durable(self, operation_name: str, *, rather_fail: bool = False) -> None:
-        """Nothing to wait for."""
-
-    async def close(self) -> None:
-        """Nothing is left."""

@@ -16,13 +16,13 @@ from typing import cast
 from cas.errors import OperationNotFound, SchedulerStops
 from rexec.scheduler import events as e
 from rexec.scheduler.clock import Clock
-from rexec.scheduler.group_commit import WayOut
 from rexec.scheduler.live_logs import LiveLogs, Place, Running
 from rexec.scheduler.log_name import Output
 from rexec.scheduler.queue import Queue
 from rexec.scheduler.scheduler import Inlining, LogRest, OperationState
 from rexec.scheduler.task import Operation, Stage
 from rexec.scheduler.telling import metadata_of, response_of
+from rexec.scheduler.way_out import WayOut
 
 
 class Watches:
