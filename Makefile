@@ -1,6 +1,7 @@
 # make serve   installs what is needed into .venv and starts a server with local workers
 # make test    installs what the tests need, real clients included, and runs all tests
 # make check   the fast part: types, style, layers, unit tests
+# make nightly what takes too long for every change: 20 builds in which processes are killed
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: serve test check unit integration clients venv format protos bench clean
+.PHONY: serve test check unit integration nightly clients venv format protos bench clean
 
 serve: $(STAMP)
 	@$(BIN)/rexec serve $(ARGS)
@@ -40,6 +41,9 @@ unit: $(DEV_STAMP)
 
 integration: $(DEV_STAMP) clients
 	$(BIN)/pytest integration $(ARGS)
+
+nightly: $(DEV_STAMP) clients
+	REXEC_CHAOS_ROUNDS=20 $(BIN)/pytest integration/test_chaos.py $(ARGS)
 
 format: $(DEV_STAMP)
 	$(BIN)/ruff format .
