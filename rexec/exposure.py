@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rexec.address import host_and_port, is_loopback
-from rexec.auth.rights import Right
+from rexec.auth.rights import EVERY_RIGHT, Right
 from rexec.config import Config
 
 FRONTEND_POWERS = {Right.EXECUTE: "run commands here", Right.WORK: "attach workers"}
@@ -23,10 +23,12 @@ def warnings(
         return []
     tls, auth = config.server.tls, config.auth
     found = []
-    can = [words for right, words in powers.items() if right in auth.anonymous_rights]
+    # The right to be a frontend includes the others.
+    rights = EVERY_RIGHT if Right.FRONT in auth.anonymous_rights else auth.anonymous_rights
+    can = [words for right, words in powers.items() if right in rights]
     if can and not tls.client_ca:
         found.append(f"other machines reach this port, and whoever does may {' and '.join(can)}: see [auth]")
-    elif Right.UPDATE_ACTION_CACHE in auth.anonymous_rights and not tls.client_ca:
+    elif Right.UPDATE_ACTION_CACHE in rights and not tls.client_ca:
         found.append(
             "other machines reach this port, and whoever does may put results into the action cache: see [auth]"
         )

@@ -18,6 +18,8 @@ from rexec.options import sections
         ([], ["serve", "worker", "check-config", "Check a configuration FILE. ", "Print every option, explained."]),
         (["serve"], ["--listen", "--state-dir", "--slots", "--config", "127.0.0.1:8980", "one for each core"]),
         (["worker"], ["--server", "--slots", "--cache-dir"]),
+        (["scheduler"], ["--listen", "--state-dir", "--config", "127.0.0.1:8981", "--metrics-listen"]),
+        (["frontend"], ["--scheduler ADDR[,ADDR]", "--listen", "127.0.0.1:8980", "--token-file", "--tls-ca", "--name"]),
         (["logs"], ["OPERATION", "--server", "--follow", "--stdout", "--stderr", "--instance"]),
         (["check-config"], ["FILE"]),
     ],
@@ -55,6 +57,8 @@ def test_a_bad_configuration_is_named_with_file_and_place(tmp_path: Path) -> Non
     ("command", "complaint"),
     [
         (["serve", "--listen", "8980"], "--listen: '8980' is not an address, expected HOST:PORT"),
+        (["frontend"], "no scheduler is named: give --scheduler"),
+        (["frontend", "--scheduler", "http://x:1"], "--scheduler: 'http://x:1' has a scheme that is not known here"),
         (["serve", "--slots", "5000"], "--slots: slots is 5000, expected 0 to 4096"),
         (["worker", "--server", "127.0.0.1:1", "--tls-key", "k"], "expected both tls_certificate and tls_key"),
         (["serve", "--slots", "-1"], "--slots"),
@@ -108,7 +112,7 @@ def test_every_option_is_listed_with_its_value_and_meaning(tmp_path: Path) -> No
         '[[auth.certificates]]\nidentity = "a"\ncommon_name = "c"\nrights = ["execute"]\n'
         '[[auth.certificates]]\nidentity = "b"\ncommon_name = "d"\n'
         '[auth.jwt]\nissuer = "i"\naudience = ["x"]\njwks_file = "k"\n'
-        '[scheduler.fairness.user]\nmax_running = 9\n'
+        "[scheduler.fairness.user]\nmax_running = 9\n"
         '[scheduler.fairness.tenants.red]\nweight = 3.0\n[scheduler.fairness.tenants."a b"]\nmax_queued = 5\n'
         '[server.tls]\ncertificate = "c"\nkey = "k"\nclient_ca = "a"\n'
     )

@@ -23,7 +23,9 @@ from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb
 from protos.google.bytestream import bytestream_pb2
 from protos.rexec.scheduler.v1 import frontends_pb2
 from protos.rexec.worker.v1 import worker_pb2
-from rexec.config import Config, parse
+from rexec.config import Config, parse, with_changes
+from rexec.frontend_role import running_frontend
+from rexec.scheduler_role import running_scheduler
 from rexec.server import Running, running
 from tests.edge.issuer import AUDIENCE, ISSUER, SigningKey, key_set
 
@@ -115,6 +117,16 @@ async def serving(tmp_path: Path, more: str = "") -> AsyncIterator[tuple[Running
         yield server, channel
 
 
+@asynccontextmanager
+async def serving_apart(tmp_path: Path) -> AsyncIterator[tuple[Running, Running]]:
+    """A scheduler and a frontend of it, each of which asks for the same credentials."""
+    given = config(tmp_path)
+    async with running_scheduler(given) as scheduler:
+        frontend = with_changes(given, frontend__schedulers=[f"unix:{scheduler.socket}"])
+        async with running_frontend(frontend) as frontend_:
+            yield scheduler, frontend_
+
+
 async def answer(
     channel: aio.Channel, path: str, request: Message | bytes = b"", bearer: str | None = None
 ) -> tuple[grpc.StatusCode, str, bytes]:
@@ -153,17 +165,33 @@ def short(status: tuple[grpc.StatusCode, str, bytes]) -> str:
     return ASK
 
 
+async def wrongly_answered(server: Running, channel: aio.Channel) -> dict[tuple[str, str], str]:
+    """The RPCs of the server that answer a kind of caller otherwise than NEEDED says, with how they do."""
+    wrong = {}
+    for rpc, path in paths(server).items():
+        needed, request = NEEDED[rpc]
+        for name, rights in {**RIGHTS, "everything": EVERYTHING}.items():
+            held = {"nothing", "a name"}.union(*(INCLUDED[right] for right in rights))
+            found = short(await answer(channel, path, request, token(name)))
+            if found != (ASK if needed in held else REFUSE):
+                wrong[rpc, name] = found
+    return wrong
+
+
 async def test_every_rpc_needs_its_right_and_no_other(tmp_path: Path) -> None:
     async with serving(tmp_path) as (server, channel):
-        served = paths(server)
-        assert set(served) == set(NEEDED), "an RPC without a line in the table"
-        found, expected = {}, {}
-        for rpc, (needed, request) in NEEDED.items():
-            for name, rights in {**RIGHTS, "everything": EVERYTHING}.items():
-                held = {"nothing", "a name"}.union(*(INCLUDED[right] for right in rights))
-                expected[rpc, name] = ASK if needed in held else REFUSE
-                found[rpc, name] = short(await answer(channel, served[rpc], request, token(name)))
-    assert {key: value for key, value in found.items() if value != expected[key]} == {}
+        assert set(paths(server)) == set(NEEDED), "an RPC without a line in the table"
+        assert await wrongly_answered(server, channel) == {}
+
+
+async def test_the_roles_apart_ask_for_the_same_rights(tmp_path: Path) -> None:
+    async with serving_apart(tmp_path) as (scheduler, frontend):
+        for_clients = {rpc for rpc in NEEDED if rpc.startswith(("Execution.", "Operations."))}
+        assert set(paths(scheduler)) == set(NEEDED) - for_clients
+        assert set(paths(frontend)) == {rpc for rpc in NEEDED if not rpc.startswith("Frontends.")}
+        for role in (scheduler, frontend):
+            async with aio.insecure_channel(role.addresses[0]) as channel:
+                assert await wrongly_answered(role, channel) == {}
 
 
 @pytest.mark.parametrize(
