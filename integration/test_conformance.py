@@ -1,7 +1,8 @@
 """Holds rexec to every behaviour of the conformance kit, in each form that it is deployed in.
 
-The forms are `rexec serve` with a local worker of two slots, and `rexec serve --slots 0` with a `rexec worker` that was started
-apart. The kit runs once for each, with every hook that it has a case for; each behaviour is then a test of its own.
+The forms are `rexec serve` with a local worker of two slots, `rexec serve --slots 0` with a `rexec worker` that was started
+apart, `rexec serve --processes 2`, and a `rexec scheduler` with two `rexec frontend` and a worker behind them. The kit runs once
+for each, with every hook that it has a case for; each behaviour is then a test of its own.
 """
 
 import asyncio
@@ -18,7 +19,8 @@ from integration.conformance.all_cases import CASES
 from integration.conformance.options import Options
 from integration.conformance.runner import Outcome, Verdict, chosen, run_all
 from integration.process import Process, descendants_of
-from integration.server import Server, running_server
+from integration.roles_apart import running_apart
+from integration.server import REXEC, Server, running_server
 from integration.waiting import wait_until
 
 BEHAVIOURS = range(1, 56)
@@ -32,6 +34,7 @@ MOST_RESIDENT_BYTES = 1 << 30
 
 _CONFIG = """
 [server]
+share_port = true
 instance_names = ["", "main", "other/name"]
 [auth]
 anonymous = ["read", "execute", "update_action_cache", "work"]
@@ -89,7 +92,8 @@ class _Subject:
 
     def note_memory(self) -> None:
         workers = self._server.worker_pids() if self._apart is None else [self._apart.pid]
-        pids = [self._server.process.pid, *workers]
+        parts = [pid for pid, command in self._server.process.children().items() if " part " in command]
+        pids = [*self._server.pids(), *parts, *workers]
         self.peak_bytes = max(self.peak_bytes, *map(_peak_bytes, pids))
 
 
@@ -110,7 +114,7 @@ def _peak_bytes(pid: int) -> int:
 def _configured(folder: Path) -> Path:
     """A configuration with small limits, and people with few rights."""
     tokens = folder / "tokens.toml"
-    rights = {"reader": '"read", "execute"', "stranger": '"read"'}
+    rights = {"reader": '"read", "execute"', "stranger": '"read"', "frontend": '"front"'}
     tokens.write_text(
         "".join(
             _TOKEN.format(token=token, sha256=hashlib.sha256(token.encode()).hexdigest(), rights=given)
@@ -123,7 +127,7 @@ def _configured(folder: Path) -> Path:
     return config
 
 
-@pytest.fixture(scope="module", params=["all in one", "worker apart"])
+@pytest.fixture(scope="module", params=["all in one", "worker apart", "two processes", "roles apart"])
 def subject(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Server, _Subject]]:
@@ -131,7 +135,15 @@ def subject(
     apart = request.param == "worker apart"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CANARY, "set")
-        with running_server(folder, 0 if apart else SLOTS, ("--config", str(_configured(folder)))) as server:
+        flags = ["--config", str(_configured(folder))]
+        if request.param == "roles apart":
+            (folder / "token").write_text("frontend")
+            with running_apart(folder, REXEC, flags, [*flags, "--token-file", str(folder / "token")]) as roles:
+                yield roles, _Subject(roles, roles.start_worker(SLOTS))
+            return
+        if request.param == "two processes":
+            flags += ["--processes", "2"]
+        with running_server(folder, 0 if apart else SLOTS, flags) as server:
             yield server, _Subject(server, server.start_worker(SLOTS) if apart else None)
 
 

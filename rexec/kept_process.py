@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -46,8 +46,9 @@ class KeptProcess:
         self.first: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """How the first start went: "" once it has told something, else how it ended."""
 
-    async def run(self, ended: Callable[[], None] = lambda: None) -> None:
-        """Start the process and start it again whenever it ends, after calling `ended`; returns after `stop`."""
+    async def run(self) -> None:
+        """Start the process and start it again whenever it ends; returns after `stop`, and when a process that is `given`
+        something ends before it has ever told anything."""
         loop = asyncio.get_running_loop()
         pause, deaths = RESTART_SECONDS, 0
         while not self._stopping.is_set():
@@ -68,9 +69,10 @@ class KeptProcess:
             self.told = None
             if not self.first.done():
                 self.first.set_result(_meaning(code))
+                if self._given is not None:
+                    return  # it cannot start, and has said why
             if self._stopping.is_set():
                 return
-            ended()
             if loop.time() - started > SETTLED_SECONDS:
                 pause, deaths = RESTART_SECONDS, 0
             deaths += 1

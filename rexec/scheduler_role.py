@@ -14,6 +14,7 @@ from rexec.edge import CannotServe, Running, opened_edge
 from rexec.leading import leading
 from rexec.scheduler.clock import SystemClock
 from rexec.scheduler.inputs import InputRoots
+from rexec.scheduler.journal import Journal
 from rexec.services import offer_assets, offer_cache
 from rexec.stores import StoreUnusable, open_held
 
@@ -23,12 +24,15 @@ async def running_scheduler(config: Config, as_core: bool = False) -> AsyncItera
     """A scheduler of this configuration, until the block ends. As the core of `rexec serve --processes` it listens on its
     Unix socket only, and shares its store on disk with the frontends. Raises CannotServe."""
     clock = SystemClock()
-    # Whoever stands by has no port and no store yet: both may be those of the one that leads.
-    async with (
-        leading(config) as journal,
-        opened_edge(config, with_ports=not as_core) as edge,
-        AsyncExitStack() as stack,
-    ):
+    async with AsyncExitStack() as stack:
+        journal: Journal | None = None
+        if not as_core:
+            # Whoever stands by has no port and no store yet: both may be those of the one that leads.
+            journal = await stack.enter_async_context(leading(config))
+        edge = await stack.enter_async_context(opened_edge(config, with_ports=not as_core))
+        if as_core:
+            # Nobody stands by for a core: another server that has the state directory is a mistake, and told.
+            journal = await stack.enter_async_context(leading(config))
         try:
             held = await stack.enter_async_context(open_held(config, "owner" if as_core else "alone"))
         except StoreUnusable as error:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -31,6 +31,13 @@ async def main(root, max_bytes):
 
 asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))
 """
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Return once `condition` holds, which another process or a message on its way brings about."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110  # nothing here could set an event
+            await asyncio.sleep(0)
 
 
 @asynccontextmanager
