@@ -151,7 +151,8 @@ class Telemetry:
     def journal_committed(self, seconds: float, rows: int) -> None:
         """See Observer."""
         self._commit_seconds.observe(seconds)
-        self._commit_rows.observe(rows)
+        if rows:  # else it only says that this process still leads
+            self._commit_rows.observe(rows)
 
     def frontend_links(self, links: int) -> None:
         """See Observer."""

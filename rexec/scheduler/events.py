@@ -296,5 +296,6 @@ class WorkerTrusted:
 
 Effect = (
     LeaseGranted | LeaseRevoked | LeaseAcknowledged | WorkerWelcomed | WorkerGone | OperationChanged | TaskRetried
-    | TaskCompleted | OperationForgotten | TasksUnserved | TasksWaitLong | TaskHedged | HedgeEnded | WorkerQuarantined | WorkerTrusted
+    | TaskCompleted | OperationForgotten | TasksUnserved | TasksWaitLong | TaskHedged | HedgeEnded
+    | WorkerQuarantined | WorkerTrusted
 )  # fmt: skip
