@@ -133,6 +133,11 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
                 f"default_timeout_seconds is {self.default_timeout_seconds}, expected at most"
                 f" max_timeout_seconds ({self.max_timeout_seconds})"
             )
+        if self.quarantine_max_seconds < self.quarantine_seconds:
+            raise ValueError(
+                f"quarantine_max_seconds is {self.quarantine_max_seconds}, expected at least quarantine_seconds"
+                f" ({self.quarantine_seconds})"
+            )
         if self.retain_seconds < 60:
             # REAPI clients reconnect to completed operations; proxies take up to a minute to let them.
             raise ValueError(f"retain_seconds is {self.retain_seconds}, expected 60 or more")

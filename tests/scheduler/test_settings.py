@@ -19,6 +19,11 @@ from rexec.scheduler.settings import SchedulerSettings
         ({"keepalive_seconds": 61.0}, "keepalive_seconds is 61.0, expected at most 60"),
         ({"heartbeat_timeout_seconds": 5.0}, "expected more than heartbeat_seconds"),
         ({"abandon_seconds": float("nan")}, "abandon_seconds is nan"),
+        ({"answer_seconds": 0.0}, "answer_seconds is 0.0, expected more than 0"),
+        ({"hedge_factor": -1.0}, "hedge_factor is -1.0, expected more than 0"),
+        ({"hedge_share": -0.1}, "hedge_share is -0.1, expected 0 or more"),
+        ({"quarantine_failures": 0}, "quarantine_failures is 0, expected 1 or more"),
+        ({"quarantine_max_seconds": 1.0}, "quarantine_max_seconds is 1.0, expected at least quarantine_seconds"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused(options: dict[str, float], reason: str) -> None:
