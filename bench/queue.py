@@ -49,11 +49,11 @@ class Bench:
             self.do(e.WorkerAttached(f"s{number}", f"w{number}", SLOTS, offer))
             self.do(e.Credit(f"s{number}", SLOTS))
 
-    def submit(self) -> None:
+    def submit(self, owner: Owner | None = None) -> None:
         self.names += 1
         number = self.names
-        owner = Owner("tenant", f"user-{number % self.users}", f"invocation-{number % self.invocations}")
-        parts = tuple([f"toolchain-{number % 3}", *(f"part-{(number + part) % 50}" for part in range(7))])
+        owner = owner or Owner("tenant", f"user-{number % self.users}", f"invocation-{number % self.invocations}")
+        parts = (f"toolchain-{number % 3}", *(f"part-{(number + part) % 50}" for part in range(7)))
         candidate = Candidate(
             "",
             Digest.of(number.to_bytes(8, "little")),
@@ -92,8 +92,31 @@ def measure(bench: Bench, workers: int, waiting: int, actions: int) -> float:
     return seconds
 
 
+def delay(waiting: int, workers: int, small: Owner) -> tuple[float, float]:
+    """Simulated seconds until the first and the last of 10 actions have a worker that come when `waiting` others wait, if every
+    action takes a second."""
+    bench = Bench(1)
+    bench.attach(workers)
+    for _ in range(waiting):
+        bench.submit()
+    asked_at = bench.now = 10.25
+    operations = [f"operations/{bench.names + number}" for number in range(1, 11)]
+    for _ in operations:
+        bench.submit(small)
+    served = []
+    rounds = deque([deque(bench.held)])
+    while len(served) < len(operations):
+        bench.now += 0.75 if bench.now == asked_at else 1.0
+        for _ in range(len(rounds.popleft())):
+            bench.end_one()
+        rounds.append(deque(bench.held))
+        running = {lease.task.task_id for lease in bench.queue.leases.values()}
+        served += [bench.now - asked_at for name in operations if bench.queue.operations[name].task.task_id in running]
+    return served[0], served[-1]
+
+
 def main() -> None:
-    """Print one line for each kind of load."""
+    """Print one line for each kind of load, and then how long a small build waits behind a large one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--waiting", type=int, default=10_000)
@@ -113,6 +136,16 @@ def main() -> None:
     for name, bench in loads.items():
         seconds = measure(bench, chosen.workers, chosen.waiting, chosen.actions)
         print(f"{seconds * 1e6:8.1f} us  {name}")
+    print(
+        "10 actions come when 100,000 of a second each wait for 100 workers of 4 slots: seconds until the first and the last run"
+    )
+    for who, small in (
+        ("another invocation", Owner("tenant", "user-0", "small")),
+        ("another user", Owner("tenant", "small", "")),
+        ("another tenant", Owner("small", "", "")),
+    ):
+        first, last = delay(100_000, 100, small)
+        print(f"{first:8.2f} s {last:8.2f} s  of {who}")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def category_of(task: Task, fleet: Fleet) -> Category:
         if fit.barred() is not None:
             return Category.QUARANTINED
         return Category.AVOIDING if task.excluded else Category.LEAVING
-    return Category.BUSY if fit.need.plain else Category.GAP
+    return Category.GAP if fit.uneven else Category.BUSY
 
 
 def limit_of(task: Task, fleet: Fleet) -> str:

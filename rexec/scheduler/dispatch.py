@@ -62,7 +62,7 @@ def assign(state: QueueState, now: float) -> None:
                 worker = workers.pop()
                 while fleet.active and fleet.has_room(worker) and (turn := fleet.next_task(worker, now)) is not None:
                     _serve(state, *turn, worker)
-        contested = fleet.larger > 0 or len(fleet.stirred) > 1
+        contested = len(fleet.active) > 1 or len(fleet.stirred) > 1
         while fleet.stirred:
             line, _fit = fleet.stirred.popitem()
             _serve_line(state, line, contested, now)

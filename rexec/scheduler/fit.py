@@ -25,6 +25,8 @@ class Fit:
         """What the need takes up of each of them."""
         self.slots = 0
         """Of all these workers."""
+        self.uneven = 0
+        """How many of these uses are something else than what one slot stands for."""
         self.told_at = float("-inf")
         """When the log was told last that no worker fits."""
         self.lines: dict[frozenset[str], Line] = {}
@@ -42,7 +44,7 @@ class Fit:
         self._room_of: dict[str, int] = {}
 
     def __str__(self) -> str:
-        return str(self.requirement) if self.need.plain else f"{self.requirement} with {self.need}"
+        return f"{self.requirement} with {self.need}"
 
     @property
     def waiting(self) -> int:
@@ -58,12 +60,13 @@ class Fit:
         self.workers[worker.worker_id] = worker
         self.uses[worker.worker_id] = use
         self.slots += worker.slots
+        self.uneven += not use.plain
 
     def remove(self, worker: Worker) -> None:
         """A worker that is gone."""
         self.place(worker, None)
         del self.workers[worker.worker_id]
-        del self.uses[worker.worker_id]
+        self.uneven -= not self.uses.pop(worker.worker_id).plain
         self.slots -= worker.slots
 
     def place(self, worker: Worker, room: int | None) -> None:

@@ -42,8 +42,6 @@ class Fleet:
         """Another number after each change of who is here."""
         self.active: dict[Fit, None] = {}
         """Fits in which something waits."""
-        self.larger = 0
-        """How many of these fits need more than one plain slot."""
         self.stirred: dict[Line, Fit] = {}
         """Lines in which a task may be served now that could not be before: it came, or its owner fell below a limit."""
         self.released: list[Worker] = []
@@ -53,6 +51,8 @@ class Fleet:
         self._settings = settings
         self._fits_of: dict[str, list[Fit]] = {}
         self._serial = 0
+        self._least_share = (-1, 0.0)
+        """For a generation of the fleet."""
 
     # Workers
 
@@ -166,6 +166,14 @@ class Fleet:
         self.fits[requirement, need] = fit  # last in order: the one used last
         return fit
 
+    @property
+    def least_share_bytes(self) -> float:
+        """Memory that a slot of any worker stands for, where memory is counted: less makes no difference to anyone."""
+        if self._least_share[0] != self.generation:
+            shares = [w.offer.memory_bytes // w.slots for w in self.workers.values() if w.offer.memory_bytes]
+            self._least_share = self.generation, min(shares, default=float("inf"))
+        return self._least_share[1]
+
     def largest(self, fit: Fit) -> tuple[int, int, int] | None:
         """The most slots, thousandths of a core and bytes of memory that an action could have on a worker that meets the
         fit's requirement; None if none does. Costs the number of workers, once for each change of them."""
@@ -203,9 +211,7 @@ class Fleet:
         line = fit.lines.get(task.excluded)
         if line is None:
             line = fit.lines[task.excluded] = Line(self.shares.root, fit, task.excluded)
-            if fit not in self.active:
-                self.active[fit] = None
-                self.larger += not fit.need.plain
+            self.active[fit] = None
         place = task.place = Place(task, line)
         line.members[task] = None
         for operation in task.operations.values():
@@ -233,7 +239,6 @@ class Fleet:
             self.stirred.pop(line, None)
             if not fit.lines:
                 del self.active[fit]
-                self.larger -= not fit.need.plain
                 self.need_met(fit)
 
     def owner_left(self, task: Task, owner: Owner) -> None:

@@ -125,7 +125,6 @@ def _check_indexes(state: QueueState) -> None:
         _check_fit(fleet, fit)
         for line in fit.lines.values():
             waiting += _check_line(line)
-    _require(fleet.larger == sum(not fit.need.plain for fit in fleet.active), "large needs are miscounted")
     _require(len(waiting) == len(set(waiting)), "a task is in two lines")
     _require(
         set(waiting) == {task for task in state.tasks.values() if task.place is not None}, "the lines are not the waiting"
@@ -149,6 +148,7 @@ def _check_fit(fleet: Fleet, fit: Fit) -> None:
             if room is not None and worker.name not in excluded:
                 for task in line.members:
                     _require(bool(limit_of(task, fleet)), f"{worker.name} has room while {task.task_id} waits")
+    _require(fit.uneven == sum(not use.plain for use in fit.uses.values()), f"the uses of {fit} are miscounted")
     if fit.reserved is not None:
         _require(fleet.reservation(fit.reserved) is fit, f"{fit.reserved.name} is kept free for something else")
         _require(bool(fit.lines), f"{fit.reserved.name} is kept free for nothing")

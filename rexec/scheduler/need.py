@@ -24,11 +24,6 @@ class Need:
     expected_memory_bytes: int = 0
     """What they have been seen to take, if they do not say; rounded up, so that there are few different ones."""
 
-    @property
-    def plain(self) -> bool:
-        """One slot, and what it stands for."""
-        return self == PLAIN
-
     def __str__(self) -> str:
         figures = [] if self.slots == 1 else [f"slots={self.slots}"]
         if self.cpu_millis:

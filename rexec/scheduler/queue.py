@@ -5,7 +5,9 @@ effects. After every event these hold (`invariants.check` says so in the tests):
 
 - a task is in exactly one of four states: it waits in line, or it is parked because nobody waits for it, or it has one
   lease that counts, or two when it takes unusually long, or it has ended;
-- no task waits while a worker that fits has room, unless the task has just failed there;
+- no task waits while a worker that fits has room, unless it has just failed there, or those who want it are at their limits,
+  or the worker is kept free for a larger task;
+- nobody runs more than his limit allows, and no worker is given more than it can hold;
 - an operation ends once, and its stage never goes back from COMPLETED.
 
 A lease ends in one of these ways. The worker reports a result: the task ends. The worker fails or is lost: the task goes

@@ -73,7 +73,8 @@ def expect_use(state: QueueState, task: Task) -> None:
     if estimate.samples:
         task.expected_seconds = estimate.expected_seconds
         demand = task.candidate.demand
-        task.need = need_of(demand.slots, demand.cpu_millis, demand.memory_bytes, estimate.peak_memory_bytes)
+        if estimate.peak_memory_bytes > state.fleet.least_share_bytes:
+            task.need = need_of(demand.slots, demand.cpu_millis, demand.memory_bytes, estimate.peak_memory_bytes)
 
 
 def settle(state: QueueState, now: float) -> None:

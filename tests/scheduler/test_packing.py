@@ -172,6 +172,16 @@ class TestRoom:
         names = [rules.submit(action_class="link") for _ in range(3)]
         assert [bool(rules.running_on(name)) for name in names] == [True, True, False]
 
+    def test_memory_that_any_slot_stands_for_makes_no_difference(self) -> None:
+        rules = Driver()
+        rules.attach(slots=2, credit=4, memory_bytes=8 * GIB)
+        usage = Usage(1.0, 3 * GIB)
+        rules.queue.state.statistics.learn(Candidate("", Digest.of(b""), action_class="compile"), usage)
+        for _ in range(3):
+            rules.submit(action_class="compile")
+        assert len(rules.queue.fleet.fits) == 1
+        assert len(rules.leases("w1-session")) == 3  # one is fetched ahead, as are plain ones
+
     def test_only_plain_actions_are_fetched_ahead_and_only_behind_plain_ones(self) -> None:
         rules = Driver()
         rules.attach("w1", slots=2, credit=4)
