@@ -24,7 +24,8 @@ from protos.grpc.health.v1 import health_pb2
 from protos.methods import Method, methods_of
 
 READY_SECONDS = 60.0
-_REXEC = (sys.executable, "-m", "rexec")
+REXEC = (sys.executable, "-m", "rexec")
+"""The command."""
 _CHECKOUT = Path(__file__).parent.parent
 
 
@@ -113,6 +114,10 @@ class Server:
             30,
         )
 
+    def pids(self) -> list[int]:
+        """Of the processes that answer clients or schedule."""
+        return [self.process.pid]
+
     def kill(self) -> None:
         """SIGKILL to the server alone: what its workers do then is their affair."""
         self._left_behind |= descendants_of(self.process.pid)
@@ -132,7 +137,7 @@ class Server:
         number = len(self._workers)
         worker = Process(
             (
-                *_REXEC,
+                *REXEC,
                 "worker",
                 "--server",
                 f"grpc://{self.address}",
@@ -196,7 +201,7 @@ class Server:
             end_by_pid(below)
 
     def _start(self) -> Process:
-        process = Process((*_REXEC, "serve", *self._flags), self.folder / "server.log", cwd=_CHECKOUT)
+        process = Process((*REXEC, "serve", *self._flags), self.folder / "server.log", cwd=_CHECKOUT)
         try:
             wait_until(
                 lambda: self._is_ready(process),
