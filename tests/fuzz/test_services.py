@@ -23,8 +23,9 @@ from cas.uploads import Uploads
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.google.bytestream import bytestream_pb2
 from protos.methods import Method, methods_of
-from protos.rexec.scheduler.v1 import status_pb2
+from protos.rexec.scheduler.v1 import frontends_pb2, status_pb2
 from protos.rexec.worker.v1 import worker_pb2
+from rexec.scheduler.frontends import FrontendsService
 from rexec.scheduler.status import StatusService
 from tests.fuzz.hostile import HELD, examples, guarded, messages
 from tests.scheduler.world import World
@@ -37,6 +38,7 @@ SERVICES = [
     (operations_proto_pb2, "Operations"),
     (worker_pb2, "Workers"),
     (status_pb2, "Status"),
+    (frontends_pb2, "Frontends"),
 ]
 METHODS = [method for source, service in SERVICES for method in methods_of(source, service).values()]
 REFUSALS = frozenset(
@@ -61,24 +63,27 @@ ANSWERS = 20
 class Server:
     """All services, in one process and without gRPC."""
 
-    def __init__(self, world: World, uploads: Uploads) -> None:
+    def __init__(self, world: World, uploads: Uploads, frontends: FrontendsService) -> None:
         self.world = world
         services = [
             ContentAddressableStorage(world.instances),
             ActionCacheService(world.instances),
-            ByteStream(world.instances, uploads),
             world.execution,
+            ByteStream(world.instances, uploads),
             world.operations,
             world.workers,
             StatusService(world.broker.status),
+            frontends,
         ]
         self.methods: dict[str, Callable[..., Any]] = {
-            name: getattr(service, name) for service in services for name in dir(service) if name[0].isupper()
+            method.path: getattr(service, method.name)
+            for (source, name), service in zip(SERVICES, services, strict=True)
+            for method in methods_of(source, name).values()
         }
 
     async def call(self, method: Method, requests: list[Message]) -> Code:
         """How the call ends. Whoever waits for more is cut off."""
-        implementation = self.methods[method.name]
+        implementation = self.methods[method.path]
         argument = _each(requests) if method.client_streaming else requests[0]
         context = RequestContext(method=method.path)
         try:
@@ -100,8 +105,8 @@ class Server:
         return Code.OK
 
 
-_WAITING = frozenset({"Execute", "WaitExecution", "WaitOperation", "Attach"})
-"""Calls that rightly wait: for a worker, or for what a worker says."""
+_WAITING = frozenset({"Execute", "WaitExecution", "WaitOperation", "Attach", "Connect", "ReadLog"})
+"""Calls that rightly wait: for a worker, or for what a worker or a frontend says."""
 
 
 async def _each(requests: Iterable[Message]) -> AsyncIterator[Message]:
@@ -112,7 +117,9 @@ async def _each(requests: Iterable[Message]) -> AsyncIterator[Message]:
 async def served(method: Method, requests: list[Message]) -> Code:
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(World())
-        server = Server(world, await stack.enter_async_context(Uploads()))
+        frontends = FrontendsService(world.instances, world.broker, world.workers, world.clock)
+        await stack.enter_async_context(frontends)
+        server = Server(world, await stack.enter_async_context(Uploads()), frontends)
         held = await world.upload(HELD)
         code = await server.call(method, requests)
         proper = re_pb2.FindMissingBlobsRequest(blob_digests=[held.to_proto()])
@@ -129,3 +136,36 @@ def test_a_request_of_anything_at_all_is_answered_or_refused(method: Method, dat
     requests = data.draw(st.lists(messages(method.request_type), min_size=1, max_size=most))
     with guarded():
         assert asyncio.run(served(method, requests)) in REFUSALS | {Code.OK}
+
+
+@given(data=st.data())
+@examples(200)
+def test_a_frontend_that_has_said_who_it_is_may_ask_for_anything_at_all(data: st.DataObject) -> None:
+    requests = data.draw(st.lists(messages(frontends_pb2.FrontendRequest), min_size=1, max_size=5))
+    for number, request in enumerate(requests):
+        request.id = number
+    with guarded():
+        assert asyncio.run(answers_to(requests)) <= REFUSALS
+
+
+async def answers_to(requests: list[frontends_pb2.FrontendRequest]) -> set[Code]:
+    """What the requests of a frontend are refused with. Its stream must not end."""
+    refused = set()
+
+    async def said() -> AsyncIterator[frontends_pb2.FromFrontend]:
+        hello = frontends_pb2.FrontendHello(frontend_name="f", session_id="s")
+        yield frontends_pb2.FromFrontend(hello=hello, requests=requests)
+        await asyncio.Event().wait()
+
+    async with World() as world:
+        frontends = FrontendsService(world.instances, world.broker, world.workers, world.clock)
+        async with frontends, aclosing(frontends.Connect(said(), RequestContext())) as answers:
+            try:
+                async with asyncio.timeout(0.02):
+                    async for message in answers:
+                        refused |= {
+                            Code(answer.failure.code) for answer in message.answers if answer.HasField("failure")
+                        }
+            except TimeoutError:
+                pass  # it says nothing more
+    return refused
