@@ -57,7 +57,7 @@ BUILDGRID_SLOTS = 10
 WARM_UP_ACTIONS = 300
 PACED_SECONDS = 8.0
 IDLE_SECONDS = 10.0
-"""Two heartbeats of every worker."""
+"""One heartbeat of every worker at least."""
 LIMIT_SECONDS = 60.0
 """The longest that one row may take."""
 

@@ -182,7 +182,7 @@ async def _obey(pipe: Connection, address: str, count: int, slots: int) -> None:
         await asyncio.gather(*[worker.attach() for worker in workers[start : start + 50]])
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(worker.answer()) for worker in workers]
-        running.append(tasks.create_task(_beat(workers)))
+        running += [tasks.create_task(_beat(worker, place / count)) for place, worker in enumerate(workers)]
         pipe.send(None)
         while (command := await asyncio.to_thread(_heard, pipe)) is not None:
             if command == "grant":
@@ -203,9 +203,10 @@ def _heard(pipe: Connection) -> str | None:
         return None
 
 
-async def _beat(workers: list[Worker]) -> None:
-    """Heartbeats of all, spread evenly over their interval, as those of independent workers are."""
+async def _beat(worker: Worker, phase: float) -> None:
+    """Heartbeats as often as the server wants them; the first after that share of their interval, so that those of all workers
+    are spread evenly, as those of independent workers are."""
+    await asyncio.sleep(phase * worker.heartbeat_seconds)
     while True:
-        for worker in workers:
-            await asyncio.sleep(worker.heartbeat_seconds / len(workers))
-            await worker.beat()
+        await worker.beat()
+        await asyncio.sleep(worker.heartbeat_seconds)

@@ -13,15 +13,19 @@ from rexec.scheduler.task import Candidate, HeldLease
 
 
 def welcome(
-    worker_id: str, resumed: Iterable[HeldLease], unknown: Iterable[HeldLease], settings: SchedulerSettings
+    worker_id: str,
+    resumed: Iterable[HeldLease],
+    unknown: Iterable[HeldLease],
+    settings: SchedulerSettings,
+    workers: int,
 ) -> worker_pb2.ToWorker:
-    """The answer to Hello."""
+    """The answer to Hello; `workers` are connected now."""
     message = worker_pb2.Welcome(
         worker_id=worker_id,
         resumed=[worker_pb2.HeldLease(lease_id=held.lease_id, epoch=held.epoch) for held in resumed],
         unknown=[worker_pb2.HeldLease(lease_id=held.lease_id, epoch=held.epoch) for held in unknown],
     )
-    message.heartbeat_interval.FromMilliseconds(round(settings.heartbeat_seconds * 1000))
+    message.heartbeat_interval.FromMilliseconds(round(settings.heartbeat_interval_seconds(workers) * 1000))
     message.grace.FromMilliseconds(round(settings.grace_seconds * 1000))
     return worker_pb2.ToWorker(welcome=message)
 

@@ -33,6 +33,9 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """How long the scheduler that leads may be silent before another one that waits takes its place."""
     heartbeat_seconds: float = 5.0
     """How often workers say that they live."""
+    max_heartbeats_per_second: float = 25.0
+    """Of all workers together. Where there are more workers each says less often that it lives, down to twice within
+    heartbeat_timeout_seconds; one heartbeat costs 0.3 ms of CPU, and a connection that breaks is noticed without."""
     heartbeat_timeout_seconds: float = 20.0
     """A worker that has said nothing for so long counts as gone, even though its connection looks open."""
     max_attempts: int = 3
@@ -108,10 +111,16 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     packing: PackingSettings = PackingSettings()
     affinity: AffinitySettings = AffinitySettings()
 
+    def heartbeat_interval_seconds(self, workers: int) -> float:
+        """How often each of so many workers says that it lives."""
+        slowest = max(self.heartbeat_seconds, self.heartbeat_timeout_seconds / 2)
+        return min(max(self.heartbeat_seconds, workers / self.max_heartbeats_per_second), slowest)
+
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming them."""
         for name in ("default_timeout_seconds", "max_timeout_seconds", "keepalive_seconds", "heartbeat_seconds",
-                     "heartbeat_timeout_seconds", "leadership_seconds", "long_wait_seconds"):  # fmt: skip
+                     "heartbeat_timeout_seconds", "leadership_seconds", "long_wait_seconds",
+                     "max_heartbeats_per_second"):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
         for name in ("answer_seconds", "staging_seconds", "overdue_seconds", "hedge_factor", "quarantine_seconds",

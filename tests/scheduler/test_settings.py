@@ -34,3 +34,15 @@ def test_a_value_that_cannot_work_is_refused(options: dict[str, float], reason: 
 def test_an_option_that_does_not_exist_is_refused() -> None:
     with pytest.raises(msgspec.ValidationError, match="colour"):
         msgspec.convert({"colour": "red"}, SchedulerSettings)
+
+
+@pytest.mark.parametrize(
+    ("workers", "seconds"), [(1, 5.0), (125, 5.0), (200, 8.0), (1_000, 10.0), (100_000, 10.0)]
+)  # fmt: skip
+def test_of_more_workers_each_says_less_often_that_it_lives(workers: int, seconds: float) -> None:
+    settings = SchedulerSettings(heartbeat_seconds=5, heartbeat_timeout_seconds=20, max_heartbeats_per_second=25)
+    assert settings.heartbeat_interval_seconds(workers) == seconds
+
+
+def test_an_interval_that_was_asked_for_is_kept_however_long_it_is() -> None:
+    assert SchedulerSettings(heartbeat_seconds=15).heartbeat_interval_seconds(1_000) == 15

@@ -9,6 +9,7 @@ import pytest
 from cas.errors import Code, MalformedRequest, Unavailable
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.rexec.worker.v1 import worker_pb2
+from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.workers import MAX_PARTIAL_METADATA_BYTES
 from tests.scheduler.world import GUARD_SECONDS, FakeWorker, World, stage_of
 
@@ -33,6 +34,13 @@ class TestAttaching:
         assert worker.welcome.heartbeat_interval.ToSeconds() == world.settings.heartbeat_seconds
         assert worker.welcome.grace.ToSeconds() == world.settings.grace_seconds
         assert worker.welcome.worker_id
+
+    async def test_workers_of_a_large_fleet_are_told_to_send_fewer_heartbeats(self) -> None:
+        settings = SchedulerSettings(heartbeat_seconds=1, max_heartbeats_per_second=0.5)
+        async with World(settings) as world:
+            first, second = await world.worker("w1"), await world.worker("w2")
+            assert first.welcome.heartbeat_interval.ToSeconds() == 2
+            assert second.welcome.heartbeat_interval.ToSeconds() == 4
 
     @pytest.mark.parametrize(
         ("greeting", "reason"),
