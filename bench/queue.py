@@ -103,7 +103,7 @@ def delay(waiting: int, workers: int, small: Owner) -> tuple[float, float]:
     operations = [f"operations/{bench.names + number}" for number in range(1, 11)]
     for _ in operations:
         bench.submit(small)
-    served = []
+    served: list[float] = []
     rounds = deque([deque(bench.held)])
     while len(served) < len(operations):
         bench.now += 0.75 if bench.now == asked_at else 1.0
