@@ -178,7 +178,13 @@ class GroupCommit:
         self._is_cut = False
         releases, self._next = self._next, deque()
         names = self._source.names()
-        self._under_way = _Group(self._source.take(), names, releases)
+        try:
+            batch = self._source.take()
+        except Exception as reason:
+            log.exception("what is to be written to the scheduler's journal cannot be put into words")
+            self._lose(f"changes cannot be written down: {reason}")
+            return
+        self._under_way = _Group(batch, names, releases)
         self._write()
 
     def _write(self) -> None:
@@ -189,7 +195,7 @@ class GroupCommit:
             failure: BaseException | None = None
             try:
                 self._journal.write(group.batch)
-            except (sqlite3.Error, Fenced) as reason:
+            except Exception as reason:  # noqa: BLE001 - as from the thread: whatever it is, nothing leaves
                 failure = reason
             if self._loop.time() > began_at + SLOW_SECONDS:
                 self._slow_until = self._loop.time() + SLOW_FOR_SECONDS

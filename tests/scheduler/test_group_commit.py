@@ -259,6 +259,32 @@ async def test_who_finds_his_journal_damaged_does_not_go_on(bench: Bench) -> Non
     assert bench.released == []
 
 
+@pytest.mark.parametrize("inline_rows", [-1, 24], ids=["in a thread", "at once"])
+async def test_a_fault_of_ours_ends_the_process_and_nothing_leaves(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, inline_rows: int
+) -> None:
+    monkeypatch.setattr(group_commit, "INLINE_ROWS", inline_rows)
+    bench.gate.failures = [OverflowError("a number that no column holds")]
+    bench.gate.end()
+    bench.change(1)
+    async with asyncio.timeout(GUARD_SECONDS):
+        assert "a number that no column holds" in await bench.way_out.lost
+    assert bench.released == []
+
+
+async def test_changes_that_cannot_be_written_down_end_the_process_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take() -> Batch:
+        raise TypeError("no message")
+
+    monkeypatch.setattr(bench.source, "take", take)
+    bench.change(1)
+    async with asyncio.timeout(GUARD_SECONDS):
+        assert "no message" in await bench.way_out.lost
+    assert bench.released == []
+
+
 async def test_after_a_long_pause_it_is_asked_again_who_leads() -> None:
     """The process may have been stopped after its commit, and another one leads by now."""
     bench = Bench(trust_seconds=-1.0)  # every commit has taken too long
