@@ -97,8 +97,10 @@ async def test_24_outputs_are_stored_before_the_end_is_told(rig: Rig) -> None:
 async def test_a_third_lease_is_prefetched_and_runs_when_a_slot_is_free(rig: Rig) -> None:
     stream = await rig.attached()
     leases = [await rig.blocking(inputs={"f": str(n).encode()}) for n in range(3)]
-    for lease in leases:
+    for lease in leases[:2]:
         stream.lease(lease)
+    await stream.until(lambda _: phases(stream) >= {(lease.lease_id, 3) for lease in leases[:2]})
+    stream.lease(leases[2])
     await stream.until(lambda m: m.progress.lease_id == leases[2].lease_id and m.progress.phase == 2)
     running = {m.progress.lease_id for m in stream.seen if m.progress.phase == worker_pb2.Progress.RUNNING}
     assert leases[2].lease_id not in running
