@@ -21,7 +21,7 @@ from cas.connection_settings import ConnectionSettings
 from cas.errors import MalformedRequest, StatusError, from_status
 from protos.methods import Method, methods_of
 from protos.rexec.scheduler.v1 import frontends_pb2
-from rexec.connection import headers, open_channel
+from rexec.connection import CannotConnect, headers, open_channel
 from rexec.scheduler.scheduler_link import Dial, LinkBroken, SchedulerLink
 from rexec.scheduler.wire import read_error
 
@@ -49,7 +49,11 @@ def dial_over(server: str, settings: ConnectionSettings) -> Dial:
 
     @asynccontextmanager
     async def dial() -> AsyncIterator[SchedulerLink]:
-        async with open_channel(server, settings, OPTIONS) as channel:
+        try:
+            opened = open_channel(server, settings, OPTIONS)
+        except CannotConnect as error:  # a certificate that is being replaced
+            raise LinkBroken(str(error)) from error
+        async with opened as channel:
             yield _GrpcLink(channel, shown)
 
     return dial

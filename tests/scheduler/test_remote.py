@@ -13,7 +13,7 @@ from cas.errors import Code, OperationNotFound, StatusError, Unavailable
 from protos.rexec.scheduler.v1 import frontends_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.scheduler.log_name import Output
-from rexec.scheduler.remote import RemoteScheduler
+from rexec.scheduler.remote import UNCLAIMED_SECONDS, RemoteScheduler
 from rexec.scheduler.scheduler import Inlining, LogRest
 from rexec.scheduler.scheduler_connection import SILENT_HEARTBEATS
 from rexec.scheduler.scheduler_link import LinkBroken
@@ -302,6 +302,20 @@ async def test_a_stream_that_has_nothing_new_says_so_without_asking(world: World
                 async with asyncio.timeout(GUARD_SECONDS):
                     assert await waiting == first
             assert sent == []
+        wire.server = None
+
+
+async def test_an_operation_that_no_stream_comes_to_follow_is_not_waited_for_any_longer(world: World) -> None:
+    clock, wire = HandClock(), Wire()
+    async with Served(world) as wire.server, RemoteScheduler([wire.dial], name="f", clock=clock) as scheduler:
+        await scheduler.submit(candidate(), Inlining(), NAME)
+        done = await scheduler.record(candidate("b"), Inlining(), response())
+        assert waiters(world) == 1
+        for _ in range(int(UNCLAIMED_SECONDS)):
+            await scheduler.state(done)  # so that the scheduler is not silent
+            clock.advance(1.0)
+        await eventually(lambda: waiters(world) == 0)
+        assert scheduler._own == {}
         wire.server = None
 
 
