@@ -28,7 +28,6 @@ MAX_PAGE = 1000
 """Operations in one answer. Completed ones carry their results, so an answer must have room for large ones."""
 
 
-
 class OperationsService:
     """google.longrunning.Operations."""
 
