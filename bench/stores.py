@@ -4,6 +4,9 @@
 
 CPU time of the whole process, threads included, so that other load on the machine matters little. DIR should lie on the
 disk in question; a temporary directory is made in it.
+
+A guest of a shared store is measured against a DiskStore in turns of one run, because the disk's share of the cost changes
+from minute to minute; the owner is in a process of its own, and what it does for the guest is a column beside it.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from statistics import median
+from typing import TypedDict
 
 from cas.action_cache import ActionCache, ActionKey, MemoryActionCache
 from cas.action_cache_disk import DiskActionCache
@@ -23,11 +28,19 @@ from cas.compose import Tiered, Verified
 from cas.digest import Digest
 from cas.disk import DiskStore
 from cas.memory import MemoryStore
+from cas.shared_disk import SharedDisk
 from cas.store import CHUNK_BYTES, BlobStore
+from integration.process import cpu_seconds
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+from tests.sharing import owner_process
 
 KIB, MIB = 1 << 10, 1 << 20
 BOUND = 4 << 30
+
+
+class Bounds(TypedDict):
+    max_entries: int
+    max_bytes: int
 
 
 def blobs(count: int, size_bytes: int) -> list[tuple[Digest, bytes]]:
@@ -79,6 +92,58 @@ async def measure_store(name: str, store: BlobStore) -> None:
         print(f"  {row:24}{microseconds:10.1f}")
 
 
+def operations_of(
+    store: BlobStore,
+    single: list[tuple[Digest, bytes]],
+    batch: list[tuple[Digest, bytes]],
+    large: list[tuple[Digest, bytes]],
+    missing: list[Digest],
+) -> list[tuple[str, Callable[[int], Awaitable[object]], int]]:
+    """What is measured of `store`: the name, what is done for each number from 0, and how often."""
+    digests = [digest for digest, _ in single]
+    return [
+        ("write 1 KiB", lambda number: store.write_many([single[number]]), len(single)),
+        ("write 100 x 1 KiB", lambda number: store.write_many(batch[100 * number : 100 * number + 100]), 3),
+        ("read 1 KiB", lambda number: store.read_many([digests[number]]), len(single)),
+        ("find 1, there", lambda number: store.find_missing([digests[number]]), len(single)),
+        ("find 300, there", lambda _: store.find_missing(digests), 30),
+        ("find 1000, missing", lambda _: store.find_missing(missing), 30),
+        ("put 16 MiB, per MiB", lambda number: store.put(large[number][0], in_chunks(large[number][1])), 2),
+    ]
+
+
+async def measure_sharing(root: Path, rounds: int = 7) -> None:
+    """DiskStore and SharedDisk in turns: the medians of their costs, the ratio, and the owner's cost for the guest."""
+    async with AsyncExitStack() as stack:
+        alone = await stack.enter_async_context(DiskStore(root / "alone", BOUND))
+        owner = await stack.enter_async_context(owner_process(root / "shared", BOUND))
+        guest = await stack.enter_async_context(SharedDisk(root / "shared"))
+        stores: list[BlobStore] = [alone, guest]
+        costs: dict[str, tuple[list[float], list[float], list[float]]] = {}
+        for store in stores:
+            await store.write_many(blobs(1000, KIB))  # makes the directories
+        for turn in range(rounds):
+            single, batch, large = blobs(300, KIB), blobs(300, KIB), blobs(2, 16 * MIB)
+            missing = [Digest(os.urandom(32).hex(), 1) for _ in range(1000)]
+            for place in (0, 1) if turn % 2 else (1, 0):
+                store = stores[place]
+                for row, operation, count in operations_of(store, single, batch, large, missing):
+                    before = cpu_seconds(owner.pid)
+                    cost = await measure(operation, count)
+                    if isinstance(store, SharedDisk):
+                        await store.report()
+                    beside = (cpu_seconds(owner.pid) - before) / count * 1e6
+                    scale = 16 if "MiB, per" in row else 1
+                    found = costs.setdefault(row, ([], [], []))
+                    found[place].append(cost / scale)
+                    if place == 1:
+                        found[2].append(beside / scale)
+    print(f"\n{'SharedDisk beside DiskStore':26}{'DiskStore':>12}{'SharedDisk':>12}{'ratio':>8}{'its owner':>12}")
+    for row, (of_alone, of_guest, of_owner) in costs.items():
+        low, high = median(of_alone), median(of_guest)
+        print(f"  {row:24}{low:12.1f}{high:12.1f}{high / low:8.2f}{sum(of_owner) / len(of_owner):12.1f}")
+
+
 async def measure_action_cache(name: str, cache: ActionCache) -> None:
     keys = [ActionKey("main", Digest(os.urandom(32).hex(), 140)) for _ in range(2000)]
     output = re_pb2.OutputFile(path="bazel-out/k8-fastbuild/bin/a/b/c.o", digest=keys[0].action_digest.to_proto())
@@ -92,25 +157,37 @@ async def measure_action_cache(name: str, cache: ActionCache) -> None:
         print(f"  {row:24}{microseconds:10.1f}")
 
 
-async def main(directory: Path | None) -> None:
+async def main(directory: Path | None, sharing: bool) -> None:
     async with AsyncExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory)))
         disk = await stack.enter_async_context(DiskStore(root / "disk", BOUND))
         slow = await stack.enter_async_context(DiskStore(root / "slow", BOUND))
         verified = await stack.enter_async_context(DiskStore(root / "verified", BOUND))
         print("CPU microseconds per operation")
+        if sharing:
+            await measure_sharing(root)
+            return
         await measure_store("MemoryStore", MemoryStore(BOUND))
         await measure_store("Verified(MemoryStore)", Verified(MemoryStore(BOUND)))
         await measure_store("DiskStore", disk)
         await measure_store("Verified(DiskStore)", Verified(verified))
         tiered = await stack.enter_async_context(Tiered(MemoryStore(BOUND), slow))
         await measure_store("Tiered(MemoryStore, DiskStore)", tiered)
+        await measure_sharing(root)
         await measure_action_cache("MemoryActionCache", MemoryActionCache())
         results = DiskActionCache(root / "results.sqlite3", max_entries=10_000, max_bytes=BOUND)
         await measure_action_cache("DiskActionCache", await stack.enter_async_context(results))
+        shared = root / "shared.sqlite3"
+        bounds = Bounds(max_entries=10_000, max_bytes=BOUND)
+        owner = DiskActionCache(shared, shared=True, **bounds)
+        await measure_action_cache("DiskActionCache, shared", await stack.enter_async_context(owner))
+        guest = DiskActionCache(shared, guest=True, **bounds)
+        await measure_action_cache("DiskActionCache, a guest", await stack.enter_async_context(guest))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--directory", type=Path, help="where to make the temporary directory")
-    asyncio.run(main(parser.parse_args().directory))
+    parser.add_argument("--sharing", action="store_true", help="only a guest beside a store of one process")
+    arguments = parser.parse_args()
+    asyncio.run(main(arguments.directory, arguments.sharing))

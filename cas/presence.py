@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ SLOT_DIGITS: Final = 6
 """A slot is named by the first hexadecimal digits of the hash: 16 million slots, so that of 100,000 blobs one in 170 leads
 to a needless look."""
 SLOTS: Final = 16**SLOT_DIGITS
+_SPARE_BITS: Final = 4 * (8 - SLOT_DIGITS)
 
 
 class Presence:
@@ -61,9 +63,18 @@ class Presence:
     def maybe(self, digests: Iterable[Digest]) -> list[Digest]:
         """Those of `digests` that may be there; the others surely are not."""
         row = self._bytes
-        return [digest for digest in digests if row[int(digest.hash[:SLOT_DIGITS], 16)]]
+        asked = list(digests)
+        return [digest for digest, slot in zip(asked, _slots(asked), strict=True) if row[slot >> _SPARE_BITS]]
 
     def maybe_of_guests(self, digests: Iterable[Digest]) -> list[Digest]:
         """Those of `digests` that a guest may have written."""
         rows = self._bytes
-        return [digest for digest in digests if rows[SLOTS + int(digest.hash[:SLOT_DIGITS], 16)]]
+        asked = list(digests)
+        return [
+            digest for digest, slot in zip(asked, _slots(asked), strict=True) if rows[SLOTS + (slot >> _SPARE_BITS)]
+        ]
+
+
+def _slots(digests: Sequence[Digest]) -> tuple[int, ...]:
+    """The first eight digits of each hash as a number, all turned in one go: half the cost of one by one."""
+    return struct.unpack(f">{len(digests)}I", bytes.fromhex("".join([digest.hash[:8] for digest in digests])))

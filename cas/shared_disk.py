@@ -116,6 +116,8 @@ class SharedDisk:
             return missing
         unknown = [digest for digest in wanted if seen_at(digest, _NEVER) <= trusted] if fresh else wanted
         looked_for = self._presence.maybe(unknown)
+        if not looked_for:
+            return set(unknown)
         if len(looked_for) < len(unknown):
             missing.update(unknown)
             missing.difference_update(looked_for)
