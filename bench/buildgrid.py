@@ -1,7 +1,7 @@
 """BuildGrid as a process with a PostgreSQL of its own, to be measured beside `rexec serve`.
 
-BuildGrid is not a dependency: who has it names the folder of its installation, a virtual environment of its own with Python
-3.10 to 3.13 (it pins other versions of gRPC and protobuf than we do, and has no packages for later Pythons at the moment).
+BuildGrid is not a dependency: who has it names the folder of its installation, a virtual environment of its own with Python 3.13
+or later, because it wants another Python and other versions of gRPC and protobuf than we do.
 
 The configuration written here is that of the reference file which the package ships (`server/app/settings/reference.yml`) in what
 concerns scheduling: PostgreSQL, five priority-and-age assigners at intervals of a second, which become a hundredth of that
@@ -26,7 +26,7 @@ from integration.server import answers_capabilities, free_port
 from integration.waiting import wait_until
 
 INSTALL_COMMAND = (
-    "python3.13 -m venv DIR && DIR/bin/pip install buildgrid==0.9.1 (Python 3.10 to 3.13), and --buildgrid DIR"
+    "python3.13 -m venv DIR && DIR/bin/pip install buildgrid==0.9.1 (Python 3.13 or later), and --buildgrid DIR"
 )
 POSTGRES_INSTALL_COMMAND = "apt-get install postgresql"
 THREADS = 250
