@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
@@ -131,15 +130,15 @@ async def answer(
     channel: aio.Channel, path: str, request: Message | bytes = b"", bearer: str | None = None
 ) -> tuple[grpc.StatusCode, str, bytes]:
     """The status of a call of any kind, its text, and its first message."""
-    call: Any = channel.stream_stream(path)
+    # One message and the end of the client's side, which a call of any kind may begin with. A stream that is written to when
+    # the server ends it has its status replaced by the library.
+    call: Any = channel.unary_stream(path)
     data = request if isinstance(request, bytes) else request.SerializeToString()
     headers = () if bearer is None else (("authorization", f"Bearer {bearer}"),)
-    stream: Any = call(metadata=headers, timeout=30)
+    stream: Any = call(data, metadata=headers, timeout=30)
     try:
-        await stream.write(data)
-        await stream.done_writing()
         first = await stream.read()
-    except (aio.AioRpcError, asyncio.InvalidStateError):
+    except aio.AioRpcError:
         first = aio.EOF
     if first is not aio.EOF:
         stream.cancel()
