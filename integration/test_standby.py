@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
@@ -24,10 +25,11 @@ class Scheduler:
 
     def __init__(self, folder: Path, name: str) -> None:
         self.port = free_port()
+        self.metrics = free_port()
         config = folder / f"{name}.toml"
         config.write_text(
             f'state_dir = "{folder / name}"\n'
-            f'[server]\nlisten = ["127.0.0.1:{self.port}"]\nlog_format = "text"\n'
+            f'[server]\nlisten = ["127.0.0.1:{self.port}"]\nlog_format = "text"\nmetrics_listen = "127.0.0.1:{self.metrics}"\n'
             f'[scheduler]\njournal_path = "{folder / "journal" / "scheduler.sqlite3"}"\nleadership_seconds = 1.0\n'
         )
         command = (sys.executable, "-m", "rexec", "scheduler", "--config", str(config))
@@ -41,6 +43,18 @@ class Scheduler:
         except OSError:
             return False
         return True
+
+    def probe(self, path: str) -> tuple[int, str]:
+        """Status and text of the HTTP port's answer; (0, reason) without one."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.metrics, timeout=5)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        except OSError as error:
+            return 0, str(error)
+        finally:
+            connection.close()
 
     def has_said(self, text: str) -> bool:
         return text in self.process.log.read_text()
@@ -83,6 +97,16 @@ def test_who_stands_by_ends_when_it_is_asked_to(pair: list[Scheduler]) -> None:
     wait_until(lambda: second.has_said("stands by"), "the second to stand by", _SECONDS)
     assert second.process.stop() == 0
     assert first.listens()
+
+
+def test_who_stands_by_is_alive_and_not_ready_to_probes(pair: list[Scheduler]) -> None:
+    first, second = pair
+    wait_until(lambda: second.probe("/healthz")[0] == 200, "the second to answer probes", _SECONDS)
+    status, text = second.probe("/readyz")
+    assert status == 503
+    assert f"process {first.process.pid}" in text
+    first.process.kill()
+    wait_until(lambda: second.probe("/readyz")[0] == 200, "the second to be ready", _SECONDS)
 
 
 def test_who_stands_by_leads_when_the_leader_is_killed(pair: list[Scheduler]) -> None:
