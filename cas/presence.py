@@ -76,5 +76,5 @@ class Presence:
 
 
 def _slots(digests: Sequence[Digest]) -> tuple[int, ...]:
-    """The first eight digits of each hash as a number, all turned in one go: half the cost of one by one."""
+    """The first eight digits of each hash as a number, all turned in one go instead of one by one."""
     return struct.unpack(f">{len(digests)}I", bytes.fromhex("".join([digest.hash[:8] for digest in digests])))
