@@ -18,6 +18,7 @@ from rexec.config import Config
 from rexec.connection import CannotConnect, headers, open_channel
 from rexec.ports import CannotListen, require_free
 from rexec.worker.in_turn import in_turn
+from rexec.worker.isolation import CannotIsolate
 from rexec.worker.link import LINK_OPTIONS, dial_over
 from rexec.worker.processes import Unkillable
 from rexec.worker.settings import WorkerSettings
@@ -62,7 +63,7 @@ async def work(server: str, config: Config) -> None:
         try:
             with http_port.shown(settings.metrics_listen, figures) if settings.metrics_listen else nullcontext():
                 await run_agent(settings, dial, store_of, telemetry)
-        except (StatusError, Unkillable, WorkDirectoryUnusable, OSError) as error:
+        except (StatusError, Unkillable, WorkDirectoryUnusable, CannotIsolate, OSError) as error:
             raise CannotWork(str(error)) from error
 
 

@@ -38,9 +38,9 @@ from cas.tree import DirectoryCache, load_tree
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.worker.blob_files import FileKey
-from rexec.worker.command import invocation
 from rexec.worker.files import FileCache, Hold, InputsTooLarge
-from rexec.worker.inputs import Inputs, changed, inputs_of, working_directory
+from rexec.worker.inputs import Inputs, changed, inputs_of
+from rexec.worker.isolation import Confinable, Isolation, NoIsolation, platform_of
 from rexec.worker.kept_rooms import KeptRooms
 from rexec.worker.layout import CannotReuse, Layout, lay_out
 from rexec.worker.listing import Listings
@@ -86,6 +86,7 @@ class ActionContext:
     """The store of an instance name."""
     outage: Outage
     kept: KeptRooms
+    isolation: Isolation = field(default_factory=NoIsolation)
     leaving: Callable[[], bool] = lambda: False
     """Whether the agent was told to stop."""
     attached: Callable[[], bool] = lambda: True
@@ -235,12 +236,13 @@ class LeasedAction:
     ) -> bool:
         """Run the command and tell of it. Returns whether the input root may be kept for another action."""
         context, lease = self._context, self._lease
-        directory = working_directory(lease.command, room.root)
-        started = invocation(lease.command, directory, context.settings.environment, room.tmp)
+        platform = platform_of(lease.action, lease.command)
+        confinable = Confinable(lease.command, platform, room, inputs, context.settings.environment)
         timeout_seconds = lease.timeout.ToNanoseconds() / 1e9
         max_bytes = context.settings.stdout_max_bytes
         async with context.slots.taken(slots_of(lease)):
             with (
+                context.isolation.confine(confinable) as confined,
                 # What was captured stays when they are closed.
                 closing(CapturedStream(f"{room.path}/stdout", max_bytes)) as stdout,
                 closing(CapturedStream(f"{room.path}/stderr", max_bytes)) as stderr,
@@ -248,7 +250,7 @@ class LeasedAction:
                 self._log.began(stdout, stderr)
                 self._begin(worker_pb2.Progress.RUNNING, self._metadata.execution_start_timestamp)
                 try:
-                    ended = await context.runner.run(started, room.path, stdout, stderr, timeout_seconds)
+                    ended = await context.runner.run(confined, room.path, stdout, stderr, timeout_seconds)
                 except BaseException as failure:
                     if isinstance(failure, OSError):
                         finished.action_result.CopyFrom(evidence_of(stdout, stderr))

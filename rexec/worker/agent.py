@@ -197,7 +197,7 @@ class Agent:
             slots=settings.slots,
             properties=[
                 re_pb2.Platform.Property(name=name, value=value)
-                for name, value in offered_properties(settings.properties)
+                for name, value in offered_properties(settings.properties, self._context.isolation.offered)
             ],
             resources=self._resources,
             software_version=software,

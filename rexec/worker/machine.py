@@ -29,9 +29,12 @@ def properties_of_machine() -> dict[str, list[str]]:
     }
 
 
-def offered_properties(configured: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    """All properties that the worker offers, sorted; a configured name replaces what was found out."""
-    offered = {**properties_of_machine(), **configured}
+def offered_properties(
+    configured: Mapping[str, Sequence[str]], isolation: Mapping[str, Sequence[str]]
+) -> list[tuple[str, str]]:
+    """All properties that the worker offers, sorted: those found out and those that the isolation makes true, each of which a
+    configured one of the same name replaces."""
+    offered = {**properties_of_machine(), **isolation, **configured}
     return sorted((name, value) for name, values in offered.items() for value in values)
 
 

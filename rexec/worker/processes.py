@@ -31,7 +31,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from rexec.worker.process_table import ProcessStat, all_processes, children_of_this_process, lies_in
+from rexec.worker.process_table import ProcessStat, all_processes, children_of_this_process, lies_in, stat_of, tree_of
 from rexec.worker.spawn_gate import GATE, SpawnGate
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -68,10 +68,17 @@ class ActionProcesses:
     """The action's directory; input root and TMPDIR are in it."""
     start_ticks: int
 
-    def signal(self, number: int) -> None:
-        """Signal all processes that are still in the first one's group."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
+    def signal(self, number: int, *, spared: int = 0) -> None:
+        """Signal all processes that are still in the first one's group, but for the one with the number `spared`."""
+        if not spared:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+            return
+        for pid in tree_of(self.pid):
+            # A descendant that has ended in between was nobody's to wait for but its own parent's.
+            with suppress(ProcessLookupError, PermissionError):
+                if pid != spared and stat_of(pid).group == self.pid:
+                    os.kill(pid, number)
 
 
 class Processes:

@@ -13,13 +13,15 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from cas.cancellation import to_the_end
 from cas.errors import FailedPrecondition, MalformedRequest
 from rexec.worker.command import Invocation
+from rexec.worker.isolation import Confined
 from rexec.worker.memory_watch import MemoryWatch
 from rexec.worker.process_table import ticks_now
 from rexec.worker.processes import ActionProcesses, Processes
@@ -28,6 +30,9 @@ from rexec.worker.streams import CapturedStream
 from rexec.worker.usage import Usage
 
 _T = TypeVar("_T")
+
+_LAST_BYTES = 4096
+"""Of the standard error, shown to the isolation: enough for what a program that could not start says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,7 @@ class Runner:
 
     async def run(
         self,
-        invocation: Invocation,
+        confined: Confined,
         room: str,
         stdout: CapturedStream,
         stderr: CapturedStream,
@@ -82,13 +87,13 @@ class Runner:
         """Run to the end, or for `timeout_seconds`; the time before the start and after the end does not count.
 
         Afterwards no process is left and both streams are complete, also if the caller is cancelled. Raises MalformedRequest
-        or FailedPrecondition if the command cannot be started, Unkillable if a process does not end, OSError if there
-        is no space for what it printed.
+        or FailedPrecondition if the command cannot be started, what the isolation makes of its end, Unkillable if a process
+        does not end, OSError if there is no space for what it printed.
         """
         loop = asyncio.get_running_loop()
         start_ticks = ticks_now()
         try:
-            process, action = self._spawn(invocation, room, stdout.write_fd, stderr.write_fd, start_ticks)
+            process, action = self._spawn(confined, room, stdout.write_fd, stderr.write_fd, start_ticks)
         except BaseException:
             stdout.close()
             stderr.close()
@@ -106,7 +111,7 @@ class Runner:
             stderr.started(loop)
             timed_out = not await _within(exited, timeout_seconds)
             if timed_out:
-                action.signal(signal.SIGTERM)
+                action.signal(signal.SIGTERM, spared=process.pid if confined.is_watched else 0)
                 await _within(exited, self._kill_grace_seconds)
         finally:
             ended = loop.time()
@@ -122,6 +127,8 @@ class Runner:
             if failure is not None:
                 raise failure
         code = os.waitstatus_to_exitcode(wait_status)
+        if not timed_out:
+            confined.judge(code, stderr.read_at(max(0, stderr.size_bytes - _LAST_BYTES), _LAST_BYTES))
         return Exit(
             exit_code=128 - code if code < 0 else code,
             signal_number=-code if code < 0 else 0,
@@ -131,25 +138,16 @@ class Runner:
         )
 
     def _spawn(
-        self, invocation: Invocation, room: str, stdout: int, stderr: int, start_ticks: int
+        self, confined: Confined, room: str, stdout: int, stderr: int, start_ticks: int
     ) -> tuple[subprocess.Popen[bytes], ActionProcesses]:
+        invocation = confined.invocation
         arguments = invocation.arguments
         program = invocation.program
         while True:
+            start = partial(_popen, arguments, program, invocation, stdout, stderr, confined.pass_fds)
             try:
-                # Popen with these options goes through vfork: its cost does not grow with the agent's memory.
                 with self._gate.spawning:
-                    process = subprocess.Popen(
-                        arguments,
-                        executable=program,
-                        cwd=invocation.directory,
-                        env=invocation.environment,
-                        stdin=subprocess.DEVNULL,
-                        stdout=stdout,
-                        stderr=stderr,
-                        close_fds=True,
-                        start_new_session=True,
-                    )
+                    process = confined.spawn(start)
                     # Within the gate, so that nobody who looks for processes finds one that is nobody's.
                     return process, self._processes.started(process.pid, room, start_ticks)
             except OSError as failure:
@@ -169,6 +167,24 @@ class Runner:
         _, status, usage = os.wait4(process.pid, 0)  # noqa: ASYNC222 - it has ended, so this does not block
         self._processes.ended(action)
         return status, usage
+
+
+def _popen(
+    arguments: Sequence[str], program: str, invocation: Invocation, stdout: int, stderr: int, pass_fds: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    # Popen with these options goes through vfork: its cost does not grow with the agent's memory.
+    return subprocess.Popen(
+        arguments,
+        executable=program,
+        cwd=invocation.directory,
+        env=invocation.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        close_fds=True,
+        pass_fds=pass_fds,
+        start_new_session=True,
+    )
 
 
 async def _within(event: asyncio.Future[None], seconds: float) -> bool:

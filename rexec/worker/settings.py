@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from enum import StrEnum
 
 import msgspec
 
@@ -15,6 +16,12 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 MAX_SLOTS = 4096
 """No machine runs more actions at once; a scheduler refuses more unless [scheduler] max_slots says otherwise."""
+
+
+class IsolationKind(StrEnum):
+    """What keeps an action apart from the machine and from other actions."""
+
+    NONE = "none"
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -57,6 +64,10 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     instance_names: list[str] = msgspec.field(default_factory=list)
     """Instances to serve. Empty: all of them."""
+
+    isolation: IsolationKind = IsolationKind.NONE
+    """What keeps an action apart from the machine and from other actions. Offered as the platform property Isolation.
+    "none": nothing, it is a plain process."""
 
     environment: dict[str, str] = msgspec.field(default_factory=lambda: {"PATH": DEFAULT_PATH})
     """The declared default environment of every action; the Command's variables override it. Nothing else gets in,

@@ -18,6 +18,7 @@ from rexec.worker.action import ActionContext
 from rexec.worker.agent import Agent
 from rexec.worker.blob_files import BlobFiles
 from rexec.worker.files import FileCache
+from rexec.worker.isolations import isolation_of
 from rexec.worker.kept_rooms import KeptRooms
 from rexec.worker.link import Dial
 from rexec.worker.observer import WorkerObserver
@@ -47,7 +48,7 @@ async def run_agent(
     """Run a worker in this process until SIGTERM or SIGINT (a second one leaves at once), or until the scheduler drains it.
 
     `store_of` gives the store of an instance name. Raises FailedPrecondition if another agent holds the work directory,
-    WorkDirectoryUnusable if it cannot be used.
+    WorkDirectoryUnusable if it cannot be used, CannotIsolate if the machine has no means of the isolation configured.
     """
     os.umask(0o022)  # actions inherit it: the modes of what they make must not depend on who started the worker
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
@@ -89,6 +90,8 @@ async def open_agent(
     """An agent with its work directory claimed and its cache taken over, ready to `run`. Touches no signal handlers."""
     if not settings.work_dir:
         raise ValueError("work_dir is empty, expected the directory that actions run in")
+    isolation = isolation_of(settings)
+    await asyncio.to_thread(isolation.require)
     workspace = Workspace(settings.work_dir)
     kept = KeptRooms(workspace, settings.max_kept_rooms)
     try:
@@ -108,6 +111,7 @@ async def open_agent(
             slots=Slots(settings.slots),
             store_of=store_of,
             kept=kept,
+            isolation=isolation,
             outage=Outage(settings.upload_patience_seconds),
             directories=DirectoryCache(max_bytes=_PARSED_DIRECTORY_BYTES),
         )
