@@ -38,13 +38,13 @@ def capacity(root: str = "/") -> Capacity:
     """Of this process. `root` is where /proc and /sys are looked for."""
     cpu_limits = [len(os.sched_getaffinity(0)) * _MILLIS]
     memory_limits = [size for size in [_machine_memory_bytes(root)] if size]
-    for group in _groups(root):
+    for group in groups_of_this_process(root):
         cpu_limits += _cpu_limit(group)
         memory_limits += _memory_limit(group)
     return Capacity(max(1, min(cpu_limits)), min(memory_limits, default=0))
 
 
-def _groups(root: str) -> Iterator[Path]:
+def groups_of_this_process(root: str) -> Iterator[Path]:
     """The directories of the control groups that this process is in, and of those above them."""
     base = Path(root, "sys/fs/cgroup")
     for line in _text(Path(root, "proc/self/cgroup")).splitlines():

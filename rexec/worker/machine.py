@@ -43,10 +43,10 @@ def load() -> float:
     return os.getloadavg()[0]
 
 
-def available_memory_bytes() -> int:
-    """What could be used without swapping (proc(5), MemAvailable); 0 if the kernel does not say."""
+def available_memory_bytes(meminfo: str = "/proc/meminfo") -> int:
+    """What the machine could give without swapping (proc(5), MemAvailable); 0 if the kernel does not say."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path(meminfo).read_text().splitlines()
     except OSError:
         return 0
     for line in lines:

@@ -64,8 +64,9 @@ def children_of_this_process() -> list[int] | None:
         return None
 
 
-def tree_of(pid: int) -> list[int]:
+def tree_of(pid: int, max_processes: int = MAX_TREE_PROCESSES) -> list[int]:
     """The process and all its descendants, parents first; only itself if the kernel does not tell (CONFIG_PROC_CHILDREN).
+    Of more than `max_processes` not all, but more than that.
 
     What was started by a process that has ended is missing. Each thread has children of its own.
     """
@@ -81,7 +82,7 @@ def tree_of(pid: int) -> list[int]:
             except OSError:
                 continue
             found += map(int, children)
-        if len(found) > MAX_TREE_PROCESSES:
+        if len(found) > max_processes:
             break
     return list(dict.fromkeys(found))  # one whose parent ended meanwhile may be there twice
 

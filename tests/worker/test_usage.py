@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from protos.rexec.worker.v1 import worker_pb2
-from rexec.worker.memory_watch import MAX_SHARE, MemoryWatch, memory_bytes_of
+from rexec.worker.memory_watch import LOOK_SECONDS, MAX_PAUSE_SECONDS, MAX_SHARE, MemoryWatch, memory_bytes_of
 from rexec.worker.process_table import tree_of
 from rexec.worker.runner import Runner
 from tests.worker.actions import Worker
@@ -87,10 +87,10 @@ def test_a_process_that_is_gone_takes_nothing() -> None:
 
 
 async def test_looking_takes_a_bounded_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look that cost 50 ms is followed by at least 100 times as long without one."""
+    """A look that cost 5 ms is followed by at least 200 times as long without one; but a costly one not by minutes."""
     loop = asyncio.get_running_loop()
     pauses: list[float] = []
-    cpu = iter([0.0, 0.05])
+    cpu = iter([0.0, 0.005, 1.0, 2.0])
     watch = MemoryWatch(cpu_clock=lambda: next(cpu))
     handle = loop.call_later(1000, lambda: None)
 
@@ -101,7 +101,8 @@ async def test_looking_takes_a_bounded_share_of_the_time(monkeypatch: pytest.Mon
     monkeypatch.setattr(loop, "call_later", call_later)
     watch.began(os.getpid())
     watch._look_again()
+    watch._look_again()
     monkeypatch.undo()
-    assert pauses == [1.0, pytest.approx(0.05 / MAX_SHARE)]
+    assert pauses == [LOOK_SECONDS, pytest.approx(0.005 / MAX_SHARE), MAX_PAUSE_SECONDS]
     assert watch.ended(os.getpid()) > 0
     assert handle.cancelled()

@@ -145,7 +145,7 @@ class ResourceUsage(_message.Message):
     def __init__(self, user_seconds: _Optional[float] = ..., system_seconds: _Optional[float] = ..., peak_memory_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., written_bytes: _Optional[int] = ..., voluntary_context_switches: _Optional[int] = ..., involuntary_context_switches: _Optional[int] = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("lease_id", "epoch", "action_result", "status", "message", "failure")
+    __slots__ = ("lease_id", "epoch", "action_result", "status", "message", "failure", "exceeded_memory_bytes")
     class Failure(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         NONE: _ClassVar[Finished.Failure]
@@ -162,25 +162,29 @@ class Finished(_message.Message):
     STATUS_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    EXCEEDED_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     lease_id: str
     epoch: int
     action_result: _remote_execution_pb2.ActionResult
     status: _status_pb2.Status
     message: str
     failure: Finished.Failure
-    def __init__(self, lease_id: _Optional[str] = ..., epoch: _Optional[int] = ..., action_result: _Optional[_Union[_remote_execution_pb2.ActionResult, _Mapping[str, object]]] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping[str, object]]] = ..., message: _Optional[str] = ..., failure: _Optional[_Union[Finished.Failure, str]] = ...) -> None: ...
+    exceeded_memory_bytes: int
+    def __init__(self, lease_id: _Optional[str] = ..., epoch: _Optional[int] = ..., action_result: _Optional[_Union[_remote_execution_pb2.ActionResult, _Mapping[str, object]]] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping[str, object]]] = ..., message: _Optional[str] = ..., failure: _Optional[_Union[Finished.Failure, str]] = ..., exceeded_memory_bytes: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("load", "cache_bytes", "free_disk_bytes", "available_memory_bytes")
+    __slots__ = ("load", "cache_bytes", "free_disk_bytes", "available_memory_bytes", "pause_reason")
     LOAD_FIELD_NUMBER: _ClassVar[int]
     CACHE_BYTES_FIELD_NUMBER: _ClassVar[int]
     FREE_DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
     AVAILABLE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_REASON_FIELD_NUMBER: _ClassVar[int]
     load: float
     cache_bytes: int
     free_disk_bytes: int
     available_memory_bytes: int
-    def __init__(self, load: _Optional[float] = ..., cache_bytes: _Optional[int] = ..., free_disk_bytes: _Optional[int] = ..., available_memory_bytes: _Optional[int] = ...) -> None: ...
+    pause_reason: str
+    def __init__(self, load: _Optional[float] = ..., cache_bytes: _Optional[int] = ..., free_disk_bytes: _Optional[int] = ..., available_memory_bytes: _Optional[int] = ..., pause_reason: _Optional[str] = ...) -> None: ...
 
 class Draining(_message.Message):
     __slots__ = ("reason",)
