@@ -5,9 +5,10 @@ All that is refused here is refused before an operation exists, as the status of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
 from google.protobuf.message import DecodeError, Message
 
 from cas.action_cache import ActionKey
@@ -107,7 +108,7 @@ class Admission:
         await self._inputs.require_directory(store, root, check_command(admitted.run.command))
         if not self._settings.affinity.enabled:
             return admitted.candidate
-        return replace(admitted.candidate, affinity=self._inputs.largest(admitted.instance.name, root))
+        return msgspec.structs.replace(admitted.candidate, affinity=self._inputs.largest(admitted.instance.name, root))
 
 
 async def _read(store: BlobStore, digest: Digest, kind: type[AnyMessage]) -> AnyMessage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import msgspec
 
 from rexec.scheduler import events as e
 from rexec.scheduler.dispatch import leave
@@ -31,7 +31,7 @@ def end(state: QueueState, task: Task, outcome: Outcome, now: float) -> None:
     if state.in_flight.get(key) is task:
         del state.in_flight[key]
     # Its operations are kept for a while and would keep the whole command in memory.
-    task.candidate = replace(task.candidate, payload=None)
+    task.candidate = msgspec.structs.replace(task.candidate, payload=None)
     state.effects.append(e.TaskCompleted(task.task_id, task.queued_at, outcome, task.candidate.action_digest))
 
 

@@ -6,7 +6,7 @@ names what has happened already; carrying it out cannot fail as far as the rules
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 from cas.digest import Digest
 from rexec.scheduler.platform import Offer
@@ -15,8 +15,7 @@ from rexec.scheduler.task import Candidate, Failure, Held, HeldLease, Outcome, U
 # Events
 
 
-@dataclass(frozen=True, slots=True)
-class Submit:
+class Submit(msgspec.Struct, frozen=True):
     """A client asks for a run. `task_id` is used if it joins no task in flight."""
 
     operation_name: str
@@ -25,8 +24,7 @@ class Submit:
     view: object = None
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """An operation that is complete when it is born: its result came from the action cache."""
 
     operation_name: str
@@ -36,36 +34,31 @@ class Record:
     view: object = None
 
 
-@dataclass(frozen=True, slots=True)
-class WaiterJoined:
+class WaiterJoined(msgspec.Struct, frozen=True):
     """A stream waits for the operation."""
 
     operation_name: str
 
 
-@dataclass(frozen=True, slots=True)
-class WaiterLeft:
+class WaiterLeft(msgspec.Struct, frozen=True):
     """A stream that waited is gone."""
 
     operation_name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(msgspec.Struct, frozen=True):
     """Someone asked for the operation to stop."""
 
     operation_name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(msgspec.Struct, frozen=True):
     """A client will not ask for the completed operation again."""
 
     operation_name: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerAttached:
+class WorkerAttached(msgspec.Struct, frozen=True):
     """A worker's stream is open. `worker_id` is its session: the same one again is a reconnect."""
 
     worker_id: str
@@ -75,15 +68,13 @@ class WorkerAttached:
     held: Held = ()
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerDetached:
+class WorkerDetached(msgspec.Struct, frozen=True):
     """A worker's stream broke; its grace starts."""
 
     worker_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Credit:
+class Credit(msgspec.Struct, frozen=True):
     """How many more leases a worker takes; `received` is how many it had seen when it counted, None if it does not say."""
 
     worker_id: str
@@ -91,8 +82,7 @@ class Credit:
     received: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(msgspec.Struct, frozen=True):
     """A worker is at work on a lease; `running` once the command itself runs or has run, `delivering` once it has."""
 
     worker_id: str
@@ -103,8 +93,7 @@ class Progress:
     delivering: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
+class Reported(msgspec.Struct, frozen=True):
     """A worker has reported the end of a lease, and the result is about to be checked: its slot is free."""
 
     worker_id: str
@@ -112,15 +101,14 @@ class Reported:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(msgspec.Struct, frozen=True):
     """A report has been checked and, where it is worth it, written to the action cache."""
 
     worker_id: str
     lease_id: str
     epoch: int
     failure: Failure
-    outcome: Outcome = field(default_factory=Outcome)
+    outcome: Outcome = Outcome()
     """For a failure: how the task ends if this was its last attempt; empty for the usual end, that workers were lost."""
     evidence: str = ""
     """For a failure: what happened, for a person."""
@@ -130,15 +118,13 @@ class Finished:
     """For an infrastructure failure: whether the worker may be at fault, or somebody else certainly is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draining:
+class Draining(msgspec.Struct, frozen=True):
     """A worker takes no more leases."""
 
     worker_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(msgspec.Struct, frozen=True):
     """Time has passed: whatever is due happens."""
 
 
@@ -150,8 +136,7 @@ Event = (
 # Effects
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseGranted:
+class LeaseGranted(msgspec.Struct, frozen=True):
     """Send the task to the worker."""
 
     worker_id: str
@@ -164,8 +149,7 @@ class LeaseGranted:
     """A second run, beside one that takes long."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseRevoked:
+class LeaseRevoked(msgspec.Struct, frozen=True):
     """Tell the worker to stop the lease."""
 
     worker_id: str
@@ -174,8 +158,7 @@ class LeaseRevoked:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseAcknowledged:
+class LeaseAcknowledged(msgspec.Struct, frozen=True):
     """Tell the worker to forget the lease."""
 
     worker_id: str
@@ -183,8 +166,7 @@ class LeaseAcknowledged:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerWelcomed:
+class WorkerWelcomed(msgspec.Struct, frozen=True):
     """Tell the worker which of the leases it holds go on."""
 
     worker_id: str
@@ -192,8 +174,7 @@ class WorkerWelcomed:
     unknown: tuple[HeldLease, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerGone:
+class WorkerGone(msgspec.Struct, frozen=True):
     """The session is over: it was replaced, drained, or did not come back in time."""
 
     worker_id: str
@@ -202,15 +183,13 @@ class WorkerGone:
     lost_leases: int
 
 
-@dataclass(frozen=True, slots=True)
-class OperationChanged:
+class OperationChanged(msgspec.Struct, frozen=True):
     """The operation's stage is another one; tell who waits."""
 
     operation_name: str
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRetried:
+class TaskRetried(msgspec.Struct, frozen=True):
     """A lease ended without a result and the task waits again."""
 
     task_id: str
@@ -220,8 +199,7 @@ class TaskRetried:
     """Whether it used up an attempt."""
 
 
-@dataclass(frozen=True, slots=True)
-class TaskCompleted:
+class TaskCompleted(msgspec.Struct, frozen=True):
     """No one need wait any more."""
 
     task_id: str
@@ -230,23 +208,20 @@ class TaskCompleted:
     action_digest: Digest | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OperationForgotten:
+class OperationForgotten(msgspec.Struct, frozen=True):
     """The operation's name means nothing from now on."""
 
     operation_name: str
 
 
-@dataclass(frozen=True, slots=True)
-class TasksUnserved:
+class TasksUnserved(msgspec.Struct, frozen=True):
     """Tasks wait that no attached worker can run: for the log, because clients show no reason."""
 
     waiting: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class TasksWaitLong:
+class TasksWaitLong(msgspec.Struct, frozen=True):
     """Tasks wait for long although workers fit: for the log."""
 
     waiting: int
@@ -255,8 +230,7 @@ class TasksWaitLong:
     """Of the one that waits longest."""
 
 
-@dataclass(frozen=True, slots=True)
-class TaskHedged:
+class TaskHedged(msgspec.Struct, frozen=True):
     """A task that runs for unusually long got a second lease, on idle capacity."""
 
     task_id: str
@@ -267,8 +241,7 @@ class TaskHedged:
     """How long the first run has taken so far."""
 
 
-@dataclass(frozen=True, slots=True)
-class HedgeEnded:
+class HedgeEnded(msgspec.Struct, frozen=True):
     """One of two runs of a task is left, or none."""
 
     task_id: str
@@ -276,8 +249,7 @@ class HedgeEnded:
     """Whether the second run gave the result."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerQuarantined:
+class WorkerQuarantined(msgspec.Struct, frozen=True):
     """A worker gets no actions for a while. Said once, not for each trial that it fails."""
 
     worker_name: str
@@ -287,8 +259,7 @@ class WorkerQuarantined:
     """The failures that led to it."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerTrusted:
+class WorkerTrusted(msgspec.Struct, frozen=True):
     """A worker that was quarantined has done well on trial."""
 
     worker_name: str

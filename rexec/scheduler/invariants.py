@@ -60,7 +60,8 @@ def _check_tasks(state: QueueState) -> None:
         if task.hedge is not None and task.lease is not None:
             _require(task.hedge.epoch > task.lease.epoch, f"{task_id} has a second lease that is older than the first")
             _require(
-                task.hedge.worker.name != task.lease.worker.name, f"{task_id} has both leases on {task.lease.worker.name}"
+                task.hedge.worker.name != task.lease.worker.name,
+                f"{task_id} has both leases on {task.lease.worker.name}",
             )
     for key, task in state.in_flight.items():
         _require(state.tasks.get(task.task_id) is task, f"{key} would join a task that has ended")
@@ -127,7 +128,8 @@ def _check_indexes(state: QueueState) -> None:
             waiting += _check_line(line)
     _require(len(waiting) == len(set(waiting)), "a task is in two lines")
     _require(
-        set(waiting) == {task for task in state.tasks.values() if task.place is not None}, "the lines are not the waiting"
+        set(waiting) == {task for task in state.tasks.values() if task.place is not None},
+        "the lines are not the waiting",
     )
 
 
@@ -162,7 +164,9 @@ def _check_line(line: Line) -> list[Task]:
         _require(task.excluded == line.excluded, f"{task.task_id} avoids others than its line")
         owners = {operation.owner for operation in task.operations.values()}
         stands = [branch.node.owner for branch in task.place.stands] if task.place is not None else []
-        _require(len(stands) == len(owners) and set(stands) == owners, f"{task.task_id} waits for others than it should")
+        _require(
+            len(stands) == len(owners) and set(stands) == owners, f"{task.task_id} waits for others than it should"
+        )
     counted = 0
     branches = [line.root]
     while branches:
@@ -180,7 +184,8 @@ def _check_line(line: Line) -> list[Task]:
             _require(held == branch.waiting > 0, f"{branch.node} has {held} tasks and counts {branch.waiting}")
             counted += held
     _require(
-        counted == sum(len(task.place.stands) for task in line.members if task.place is not None), f"{fit} is miscounted"
+        counted == sum(len(task.place.stands) for task in line.members if task.place is not None),
+        f"{fit} is miscounted",
     )
     return list(line.members)
 
@@ -217,7 +222,9 @@ def _check_shares(state: QueueState) -> None:
         limit = node.limits.max_running
         _require(not limit or node.running <= limit, f"{node} runs {node.running}, and its limit is {limit}")
         _require(node.parent is None or not node.idle, f"{node} is kept for nothing")
-        _require(node.parent is None or node.key[0] == node.used_millis / node.limits.weight, f"{node} has a stale share")
+        _require(
+            node.parent is None or node.key[0] == node.used_millis / node.limits.weight, f"{node} has a stale share"
+        )
         nodes += [((*path, name), child) for name, child in node.children.items()]
     _require(not (+running or +used or +queued), f"owners are not counted: {running} {queued}")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
+
+import msgspec
 
 MAX_MEMORY_BYTES = 1 << 50
 """1 PiB."""
@@ -12,8 +13,7 @@ _LEAST_EXPECTED_BYTES = 512 << 20
 """Less has room in any slot, and is not told apart."""
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(msgspec.Struct, frozen=True, cache_hash=True):
     """What tasks that wait together take up of a worker."""
 
     slots: int = 1
@@ -36,8 +36,7 @@ class Need:
 PLAIN = Need()
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(msgspec.Struct, frozen=True):
     """What one lease takes up of its worker."""
 
     slots: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import msgspec
 
 from cas.context import Identity
 from cas.errors import NotAllowed
@@ -36,4 +36,4 @@ def allowed_offer(offer: Offer, identity: Identity) -> Offer:
         return offer
     if not allowed or not offer.instance_names <= allowed:
         raise NotAllowed("not allowed")
-    return replace(offer, instance_names=offer.instance_names or allowed)
+    return msgspec.structs.replace(offer, instance_names=offer.instance_names or allowed)

@@ -8,13 +8,13 @@ queue, workers with equal offers share one pool.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 Pairs = frozenset[tuple[str, str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Requirement:
+class Requirement(msgspec.Struct, frozen=True, cache_hash=True):
     """What a worker must have to run an action."""
 
     instance_name: str = ""
@@ -29,8 +29,7 @@ class Requirement:
         return ", ".join(f"{name}={value}" for name, value in sorted(self.pairs)) or "any platform"
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True, cache_hash=True):
     """What a worker has. Workers with equal offers form one pool."""
 
     pairs: Pairs = frozenset()

@@ -14,10 +14,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Self
 from uuid import uuid4
 
+import msgspec
 import structlog
 
 from cas.errors import (
@@ -248,7 +249,7 @@ class RemoteScheduler:
         name = name or operation_name(candidate.instance_name, self._new_id())
         record = _Request.Record(
             name=name,
-            candidate=write_candidate(replace(candidate, payload=None)),
+            candidate=write_candidate(msgspec.structs.replace(candidate, payload=None)),
             inlining=write_inlining(inlining),
             response=response,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import msgspec
 
 from rexec.scheduler import events as e
 from rexec.scheduler.attempts import retry
@@ -69,4 +69,4 @@ def finished(state: QueueState, event: e.Finished, now: float) -> None:
 
 def _believed(usage: Usage, held_seconds: float) -> Usage:
     """A command cannot have run for longer than its worker has had the lease."""
-    return usage if usage.seconds <= held_seconds else replace(usage, seconds=held_seconds)
+    return usage if usage.seconds <= held_seconds else msgspec.structs.replace(usage, seconds=held_seconds)

@@ -7,8 +7,9 @@ process than the queue.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
 from typing import Final, Protocol
+
+import msgspec
 
 from cas.digest import Digest
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
@@ -16,8 +17,7 @@ from rexec.scheduler.log_name import Output
 from rexec.scheduler.task import Candidate, Owner, Stage
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """What a worker needs beside the inputs; the payload of a `Candidate`. The messages are shared: never change them."""
 
     action: re_pb2.Action
@@ -28,8 +28,7 @@ class Run:
     """Wall time in seconds since 1970."""
 
 
-@dataclass(frozen=True, slots=True)
-class Inlining:
+class Inlining(msgspec.Struct, frozen=True):
     """What a client wants to have inside the ExecuteResponse (REAPI ExecuteRequest.inline_...)."""
 
     stdout: bool = False
@@ -37,8 +36,7 @@ class Inlining:
     files: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class OperationState:
+class OperationState(msgspec.Struct, frozen=True):
     """One operation at one moment."""
 
     name: str
@@ -47,12 +45,12 @@ class OperationState:
     stage: Stage
     response: re_pb2.ExecuteResponse | None = None
     """Set once the stage is COMPLETED. Shared: never change it."""
-    inlining: Inlining = field(default_factory=Inlining)
+    inlining: Inlining = Inlining()
     reason: str = ""
     """Why it waits, for a person; empty once it runs."""
     metadata: re_pb2.ExecutedActionMetadata | None = None
     """What is known of the run so far."""
-    owner: Owner = field(default_factory=Owner)
+    owner: Owner = Owner()
     """Whose work it is."""
 
     @property
@@ -61,8 +59,7 @@ class OperationState:
         return self.stage is Stage.COMPLETED
 
 
-@dataclass(frozen=True, slots=True)
-class LogRest:
+class LogRest(msgspec.Struct, frozen=True):
     """The end of a live log: what follows `offset` is in the result, if there is one."""
 
     offset: int

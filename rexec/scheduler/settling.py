@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.scheduler.task import Candidate, Failure, Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True):
     """What a worker's report comes to."""
 
     failure: Failure

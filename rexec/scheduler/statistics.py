@@ -10,8 +10,9 @@ take at least so long. An action that failed early says nothing, and a result fr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from rexec.scheduler.learned import Learned
 from rexec.scheduler.task import Candidate, Usage
@@ -35,8 +36,7 @@ first byte is its version.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(msgspec.Struct, frozen=True):
     """What to expect of an action."""
 
     expected_seconds: float

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+import msgspec
 
 from cas.errors import NoWorkerFits, QueueFull
 from rexec.scheduler import events as e
@@ -52,7 +53,7 @@ def submit(state: QueueState, event: e.Submit, now: float) -> None:
 
 def record(state: QueueState, event: e.Record, now: float) -> None:
     """An operation that is complete when it is born."""
-    candidate = replace(event.candidate, payload=None)
+    candidate = msgspec.structs.replace(event.candidate, payload=None)
     task = Task(event.task_id, candidate, state.next_arrival(), now, 0, Stage.COMPLETED)
     operation = Operation(event.operation_name, task, event.view, 0, event.outcome, now, candidate.owner)
     state.operations[operation.name] = operation

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from cas.digest import Digest
 from cas.errors import StatusError
 from rexec.scheduler.need import Need, Use, need_of
@@ -60,8 +62,7 @@ class Ending(Enum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """How a task ended: either the rules' own failure or whatever the shell made of the worker's report."""
 
     error: StatusError | None = None
@@ -72,8 +73,7 @@ class Outcome:
     """What the response says, for those who count; an error says it itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(msgspec.Struct, frozen=True, cache_hash=True):
     """Whose work a task is: the levels between which slots are shared fairly."""
 
     tenant: str = ""
@@ -82,8 +82,7 @@ class Owner:
     """REAPI RequestMetadata.tool_invocation_id."""
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(msgspec.Struct, frozen=True):
     """What an action uses up of its worker while it runs."""
 
     slots: int = 1
@@ -93,8 +92,7 @@ class Demand:
     """0 is what its slots stand for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """What one run of an action took, by its worker's account."""
 
     seconds: float
@@ -103,20 +101,19 @@ class Usage:
     """0: the worker did not say."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """What a client wants to run."""
 
     instance_name: str
     action_digest: Digest
-    requirement: Requirement = field(default_factory=Requirement)
+    requirement: Requirement = Requirement()
     priority: int = 0
     """REAPI ExecutionPolicy.priority: lower runs sooner, negative values are allowed."""
     do_not_cache: bool = False
     """Never shared with an equal action (REAPI Action.do_not_cache)."""
     timeout_seconds: float = 0.0
-    owner: Owner = field(default_factory=Owner)
-    demand: Demand = field(default_factory=Demand)
+    owner: Owner = Owner()
+    demand: Demand = Demand()
     action_class: str = ""
     """Actions that are much alike, such as all C++ compilations: what is learned of one holds for the next."""
     action_key: str = ""
@@ -301,8 +298,7 @@ class Worker:
         return self.slots - self.used_slots
 
 
-@dataclass(frozen=True, slots=True)
-class HeldLease:
+class HeldLease(msgspec.Struct, frozen=True):
     """A lease as a worker names it when it attaches."""
 
     lease_id: str

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from cas.digest import Digest
 from cas.errors import Cancelled, Code, NoWorkerFits, OperationNotFound, QueueFull, WorkerLost

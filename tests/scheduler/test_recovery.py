@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import initialize, rule
+from msgspec.structs import replace
 
 from cas.digest import Digest
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from cas.digest import Digest
 from cas.errors import Code, NoWorkerFits, OperationNotFound, QueueFull, StatusError
@@ -61,7 +61,7 @@ def candidate(name: str = "a", instance_name: str = "main", **changes: object) -
         timeout_seconds=60,
         payload=run,
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return replace(made, **changes)
 
 
 def response(name: str = "done") -> re_pb2.ExecuteResponse:
