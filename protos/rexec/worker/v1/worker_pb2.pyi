@@ -187,10 +187,12 @@ class Heartbeat(_message.Message):
     def __init__(self, load: _Optional[float] = ..., cache_bytes: _Optional[int] = ..., free_disk_bytes: _Optional[int] = ..., available_memory_bytes: _Optional[int] = ..., pause_reason: _Optional[str] = ...) -> None: ...
 
 class Draining(_message.Message):
-    __slots__ = ("reason",)
+    __slots__ = ("reason", "grace")
     REASON_FIELD_NUMBER: _ClassVar[int]
+    GRACE_FIELD_NUMBER: _ClassVar[int]
     reason: str
-    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+    grace: _duration_pb2.Duration
+    def __init__(self, reason: _Optional[str] = ..., grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping[str, object]]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("worker_id", "heartbeat_interval", "grace", "resumed", "unknown")
@@ -253,12 +255,14 @@ class Acknowledged(_message.Message):
     def __init__(self, lease_id: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class Drain(_message.Message):
-    __slots__ = ("grace", "reason")
+    __slots__ = ("grace", "reason", "hand_back")
     GRACE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    HAND_BACK_FIELD_NUMBER: _ClassVar[int]
     grace: _duration_pb2.Duration
     reason: str
-    def __init__(self, grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping[str, object]]] = ..., reason: _Optional[str] = ...) -> None: ...
+    hand_back: _containers.RepeatedCompositeFieldContainer[HeldLease]
+    def __init__(self, grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping[str, object]]] = ..., reason: _Optional[str] = ..., hand_back: _Optional[_Iterable[_Union[HeldLease, _Mapping[str, object]]]] = ...) -> None: ...
 
 class ReadLog(_message.Message):
     __slots__ = ("lease_id", "epoch", "stream", "reader", "offset", "until")
