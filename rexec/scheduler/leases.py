@@ -50,15 +50,18 @@ def watch(state: QueueState, lease: Lease) -> None:
 def drop(state: QueueState, lease: Lease) -> None:
     """The worker does not have the lease any more."""
     worker = lease.worker
-    state.accounts.released(lease, state.now)
-    state.fleet.vacate(lease)
+    made_room = lease.use is not None or worker.trial is lease  # else its report has done so
+    if lease.use is not None:
+        state.accounts.released(lease, state.now)
+        state.fleet.vacate(lease)
     del state.leases[lease.lease_id]
     del worker.leases[lease.lease_id]
     worker.settling -= lease.hold is Hold.SETTLING
     if worker.trial is lease:
         worker.trial = None
     _count_no_more(state, lease)
-    state.touch(worker)
+    if made_room:
+        state.touch(worker)
 
 
 def revoke(state: QueueState, lease: Lease, reason: str) -> None:

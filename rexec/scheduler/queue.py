@@ -68,15 +68,23 @@ class Queue:
         state = self.state
         state.effects = []
         state.now = now
-        match event:
+        match event:  # in the order of how often they come
+            case e.Credit():
+                credit(state, event)
+            case e.Reported():
+                reported(state, event)
+            case e.Finished():
+                finished(state, event, now)
+            case e.Progress():
+                progress(state, event, now)
             case e.Submit():
                 submit(state, event, now)
-            case e.Record():
-                record(state, event, now)
             case e.WaiterJoined(name):
                 waiter_joined(state, state.operation(name), now)
             case e.WaiterLeft(name):
                 waiter_left(state, name, now)
+            case e.Record():
+                record(state, event, now)
             case e.Cancel(name):
                 cancel(state, state.operation(name), now)
             case e.Forget(name):
@@ -85,14 +93,6 @@ class Queue:
                 attached(state, event, now)
             case e.WorkerDetached(worker_id):
                 detached(state, worker_id, now)
-            case e.Credit():
-                credit(state, event)
-            case e.Progress():
-                progress(state, event, now)
-            case e.Reported():
-                reported(state, event)
-            case e.Finished():
-                finished(state, event, now)
             case e.Draining(worker_id):
                 draining(state, worker_id)
             case e.Tick():
@@ -104,8 +104,11 @@ class Queue:
 
     def next_deadline(self) -> float | None:
         """When a Tick is due, None if time alone changes nothing."""
-        deadlines = (self.state.deadlines.first(), self.state.retention.first(), self.fleet.reservation_ends())
-        return min((when for when in deadlines if when is not None), default=None)
+        first = self.state.deadlines.first()
+        for when in (self.state.retention.first(), self.fleet.reservation_ends()):
+            if when is not None and (first is None or when < first):
+                first = when
+        return first
 
     def reason(self, task: Task) -> str:
         """Why a task waits, for the person who waits for it; empty once it has a worker."""
