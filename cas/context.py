@@ -22,6 +22,8 @@ class Identity:
     """Attach as a worker, which sees what it runs and decides what comes out of it."""
     may_front: bool = True
     """Speak for clients and workers that are known elsewhere, as a frontend of the scheduler does."""
+    may_operate: bool = True
+    """Take workers out of service."""
     instance_names: frozenset[str] | None = None
     """The instances that all this is about; None: every one."""
     tenant: str = ""

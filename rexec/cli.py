@@ -14,6 +14,7 @@ from rexec.address import channel_target
 from rexec.client_flags import client_flags, reachable, worker_flags
 from rexec.command_line import CONFIG, configured, run
 from rexec.config import Config
+from rexec.drain_command import drain
 from rexec.exposure import warnings
 from rexec.part_command import part
 from rexec.role_commands import access_of, frontend, named, scheduler
@@ -48,6 +49,7 @@ main.add_command(frontend)
 main.add_command(ps)
 main.add_command(top)
 main.add_command(workers)
+main.add_command(drain)
 
 
 @main.command()
@@ -160,7 +162,8 @@ def worker(
 ) -> None:
     """Run actions for a server.
 
-    Only connects outwards. SIGTERM lets running actions end and hands back what does not end in time.
+    Only connects outwards. SIGTERM, or `rexec drain`, lets running actions end and hands back what does not end in time
+    ([worker] drain_grace_seconds); a second SIGTERM hands back all of it. Exit status: 0 once it has left, 1 if it cannot work.
     """
     try:
         channel_target(server)

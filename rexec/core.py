@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from protos.rexec.scheduler.v1 import frontends_pb2, status_pb2
+from protos.rexec.scheduler.v1 import fleet_pb2, frontends_pb2, status_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.config import Config
 from rexec.edge import Edge, Running
 from rexec.scheduler.broker import Broker
 from rexec.scheduler.clock import Clock
+from rexec.scheduler.fleet_service import FleetService
 from rexec.scheduler.frontends import FrontendsService
 from rexec.scheduler.inputs import InputRoots
 from rexec.scheduler.journal import Journal
@@ -50,6 +51,7 @@ class Core:
         edge.server.add(worker_pb2, "Workers", workers)
         edge.server.add(frontends_pb2, "Frontends", self._frontends)
         edge.server.add(status_pb2, "Status", StatusService(self.broker.status))
+        edge.server.add(fleet_pb2, "Fleet", FleetService(self.broker))
 
     @asynccontextmanager
     async def answering(self) -> AsyncIterator[Running]:

@@ -17,7 +17,7 @@ from cas.context import RequestContext
 from cas.errors import NotAllowed
 from cas.instances import Instances
 from protos.build.bazel.remote.asset.v1 import remote_asset_pb2
-from protos.rexec.scheduler.v1 import status_pb2
+from protos.rexec.scheduler.v1 import fleet_pb2, status_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec import __version__
 from rexec.config import Config
@@ -25,6 +25,7 @@ from rexec.connection import CannotConnect
 from rexec.edge import CannotServe, Running, opened_edge
 from rexec.relay import Check, Relayed, RelayedWorkers
 from rexec.scheduler.clock import SystemClock
+from rexec.scheduler.fleet_service import checked
 from rexec.scheduler.inputs import InputRoots
 from rexec.scheduler.remote import RemoteScheduler
 from rexec.scheduler.status import narrowed
@@ -59,6 +60,7 @@ async def running_frontend(config: Config, beside_core: bool = False) -> AsyncIt
         for service in ("Fetch", "Push"):
             edge.server.add(remote_asset_pb2, service, Relayed(remote_asset_pb2, service, scheduler.connection, assets))
         edge.server.add(status_pb2, "Status", Relayed(status_pb2, "Status", scheduler.connection, _narrow))
+        edge.server.add(fleet_pb2, "Fleet", Relayed(fleet_pb2, "Fleet", scheduler.connection, _may_operate))
         edge.server.add(worker_pb2, "Workers", RelayedWorkers(scheduler.connection))
         edge.trouble = scheduler.connection.trouble
         yield await stack.enter_async_context(edge.answering(scheduler))
@@ -82,6 +84,12 @@ def _scheduler(config: Config, clock: SystemClock) -> RemoteScheduler:
 def _narrow(_method: str, request: Message, context: RequestContext) -> None:
     """As StatusService does it."""
     narrowed(request, context.identity)  # type: ignore[type-var]  # one of the three requests of the service
+
+
+def _may_operate(_method: str, request: Message, context: RequestContext) -> None:
+    """As FleetService does it."""
+    assert isinstance(request, fleet_pb2.DrainWorkersRequest)
+    checked(request, context.identity)
 
 
 def _may_use_assets(instances: Instances) -> Check:

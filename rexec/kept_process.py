@@ -27,7 +27,7 @@ LOOP_DEATHS: Final = 4
 
 
 class KeptProcess:
-    """Keeps one process running until `stop`.
+    """Keeps one process running until `stop`, or until it leaves with exit status 0: a worker that was drained.
 
     A process that is `given` something reads it from its standard input, and tells on its standard output, in one line of
     JSON, what those beside it need to know, as soon as it is of use: `told` has it meanwhile. Any other is never `told`.
@@ -47,8 +47,8 @@ class KeptProcess:
         """How the first start went: "" once it has told something, else how it ended."""
 
     async def run(self) -> None:
-        """Start the process and start it again whenever it ends; returns after `stop`, and when a process that is `given`
-        something ends before it has ever told anything."""
+        """Start the process and start it again whenever it dies; returns after `stop`, when a process that is `given` something
+        ends before it has ever told anything, and when another one ends with exit status 0."""
         loop = asyncio.get_running_loop()
         pause, deaths = RESTART_SECONDS, 0
         while not self._stopping.is_set():
@@ -72,6 +72,9 @@ class KeptProcess:
                 if self._given is not None:
                     return  # it cannot start, and has said why
             if self._stopping.is_set():
+                return
+            if code == 0 and self._given is None:
+                log.warning(f"{self.name} has left, as it was told to; it comes back when this server is started again")
                 return
             if loop.time() - started > SETTLED_SECONDS:
                 pause, deaths = RESTART_SECONDS, 0

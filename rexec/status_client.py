@@ -10,8 +10,8 @@ import grpc
 from google.protobuf.message import Message
 
 from cas.connection_settings import ConnectionSettings
-from protos.methods import methods_of
-from protos.rexec.scheduler.v1 import status_pb2
+from protos.methods import Method, methods_of
+from protos.rexec.scheduler.v1 import fleet_pb2, status_pb2
 from rexec.connection import CannotConnect, headers, open_channel
 from rexec.status_text import harmless
 
@@ -24,6 +24,10 @@ CALL_SECONDS: Final = 15.0
 PAGE: Final = 500
 
 _STATUS = methods_of(status_pb2, "Status")
+_FLEET = methods_of(fleet_pb2, "Fleet")
+
+_TO_LOOK = "does not tell you that: it takes the right to execute, in each instance that is asked about"
+_TO_DRAIN = "does not let you: it takes the right to operate, in each instance that the workers serve"
 
 Paged = TypeVar("Paged", status_pb2.FindOperationsRequest, status_pb2.FindWorkersRequest)
 
@@ -41,13 +45,17 @@ class StatusClient:
         self._headers = shown
 
     async def overview(self, request: status_pb2.GetOverviewRequest) -> status_pb2.Overview:
-        return cast(status_pb2.Overview, await self._ask("GetOverview", request))
+        return cast(status_pb2.Overview, await self._ask(_STATUS["GetOverview"], request))
 
     async def operations(self, request: status_pb2.FindOperationsRequest) -> status_pb2.FindOperationsResponse:
-        return cast(status_pb2.FindOperationsResponse, await self._ask("FindOperations", request))
+        return cast(status_pb2.FindOperationsResponse, await self._ask(_STATUS["FindOperations"], request))
 
     async def workers(self, request: status_pb2.FindWorkersRequest) -> status_pb2.FindWorkersResponse:
-        return cast(status_pb2.FindWorkersResponse, await self._ask("FindWorkers", request))
+        return cast(status_pb2.FindWorkersResponse, await self._ask(_STATUS["FindWorkers"], request))
+
+    async def drain(self, request: fleet_pb2.DrainWorkersRequest) -> fleet_pb2.DrainWorkersResponse:
+        answer = await self._ask(_FLEET["DrainWorkers"], request, _TO_DRAIN)
+        return cast(fleet_pb2.DrainWorkersResponse, answer)
 
     async def every_operation(
         self, request: status_pb2.FindOperationsRequest, most: int | None = None
@@ -76,8 +84,7 @@ class StatusClient:
                 return
             request.page_token = page.next_page_token
 
-    async def _ask(self, name: str, request: Message) -> Message:
-        method = _STATUS[name]
+    async def _ask(self, method: Method, request: Message, refused: str = _TO_LOOK) -> Message:
         call: Any = self._channel.unary_unary(
             method.path,
             request_serializer=method.request_type.SerializeToString,
@@ -86,14 +93,14 @@ class StatusClient:
         try:
             answer: Message = await call(request, timeout=CALL_SECONDS, metadata=tuple(self._headers))
         except grpc.aio.AioRpcError as failure:
-            raise CannotShow(explained(failure.code(), failure.details() or "", self._server)) from failure
+            raise CannotShow(explained(failure.code(), failure.details() or "", self._server, refused)) from failure
         except (OSError, ValueError) as error:  # the token file has become unreadable
             raise CannotShow(f"no token to show: {error}") from error
         return answer
 
 
-def explained(code: grpc.StatusCode, details: str, server: str) -> str:
-    """What a failed call means, and what to do about it."""
+def explained(code: grpc.StatusCode, details: str, server: str, refused: str = _TO_LOOK) -> str:
+    """What a failed call means, and what to do about it. `refused` is what to say to one who may not."""
     said = harmless(details)[:500]
     match code:
         case grpc.StatusCode.UNAVAILABLE:
@@ -105,9 +112,7 @@ def explained(code: grpc.StatusCode, details: str, server: str) -> str:
         case grpc.StatusCode.UNAUTHENTICATED:
             return f"{server} wants to know who asks: show a token with --token-file, or a certificate with --tls-certificate"
         case grpc.StatusCode.PERMISSION_DENIED:
-            return (
-                f"{server} does not tell you that: it takes the right to execute, in each instance that is asked about"
-            )
+            return f"{server} {refused}"
         case _:
             return f"{server} refuses: {code.name}: {said}"
 

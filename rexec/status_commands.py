@@ -30,7 +30,7 @@ DEFAULT_SERVER = "grpc://127.0.0.1:8980"
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
-def _reaching(command: Command) -> Command:
+def reaching(command: Command) -> Command:
     """The options that say which server, and who asks."""
     for option in reversed(
         (
@@ -83,7 +83,7 @@ def _checked_server(_context: click.Context, _parameter: click.Parameter, server
     "--wide", "-w", is_flag=True, help="Whole names and reasons, however long. [default: if not on a terminal]"
 )
 @click.option("--quiet", "-q", is_flag=True, help="Names of operations only, such as `rexec logs` takes.")
-@_reaching
+@reaching
 def ps(
     server: str,
     instances: tuple[str, ...],
@@ -102,14 +102,14 @@ def ps(
     One line for each, in the order in which they came. Exit status: 0, also if there is none; 1 if the server does not tell,
     and standard error says why.
     """
-    settings = _settings(connection)
+    settings = settings_of(connection)
     from protos.rexec.scheduler.v1 import status_pb2
     from rexec.ps_command import operation_lines
     from rexec.status_client import status_client
     from rexec.status_text import harmless, json_line
 
     request = status_pb2.FindOperationsRequest(
-        instances=_instances(instances),
+        instances=instances_of(instances),
         tenant=tenant,
         user=user,
         invocation=invocation,
@@ -125,16 +125,16 @@ def ps(
                 return
             operations = [operation async for operation in found]
         if operations:
-            _echo(operation_lines(operations, None if wide else _width()))
+            echo_lines(operation_lines(operations, None if wide else terminal_width()))
         else:
             click.echo("rexec: no operation waits or runs" if not stages else "rexec: no such operation", err=True)
 
-    _run(show)
+    run_shown(show)
 
 
 @click.command()
 @click.option("--wide", "-w", is_flag=True, help="Whole lines, however long. [default: if not on a terminal]")
-@_reaching
+@reaching
 def workers(
     server: str, instances: tuple[str, ...], wide: bool, as_json: bool, **connection: str | None
 ) -> None:  # fmt: skip
@@ -142,32 +142,32 @@ def workers(
 
     Exit status: 0, also if there is none; 1 if the server does not tell, and standard error says why.
     """
-    settings = _settings(connection)
+    settings = settings_of(connection)
     from protos.rexec.scheduler.v1 import status_pb2
     from rexec.ps_command import worker_lines
     from rexec.status_client import status_client
     from rexec.status_text import json_line
 
-    request = status_pb2.FindWorkersRequest(instances=_instances(instances))
+    request = status_pb2.FindWorkersRequest(instances=instances_of(instances))
 
     async def show() -> None:
         async with status_client(server, settings) as client:
             found = [worker async for worker in client.every_worker(request)]
         if as_json:
-            _echo([json_line(worker) for worker in found])
+            echo_lines([json_line(worker) for worker in found])
         elif found:
-            _echo(worker_lines(found, None if wide else _width()))
+            echo_lines(worker_lines(found, None if wide else terminal_width()))
         else:
             click.echo("rexec: no worker is attached; start one with  rexec worker --server ...", err=True)
 
-    _run(show)
+    run_shown(show)
 
 
 @click.command()
 @click.option("--once", is_flag=True, help="Show one picture and end.")
 @click.option("--interval", type=click.FloatRange(min=0.2), default=2.0, show_default=True, metavar="SECONDS",
               help="How often the picture is drawn.")  # fmt: skip
-@_reaching
+@reaching
 def top(
     server: str,
     instances: tuple[str, ...],
@@ -181,23 +181,23 @@ def top(
     q or Ctrl-C leaves. An ETA supposes that the build keeps the slots that it has now. Without a terminal there is one
     picture. Exit status: 0; 1 if the server does not tell, and standard error says why.
     """
-    settings = _settings(connection)
+    settings = settings_of(connection)
     from protos.rexec.scheduler.v1 import status_pb2
     from rexec.top_command import show_live, show_once
 
-    request = status_pb2.GetOverviewRequest(instances=_instances(instances))
+    request = status_pb2.GetOverviewRequest(instances=instances_of(instances))
     live = not once and not as_json
     if live and not (sys.stdin.isatty() and sys.stdout.isatty()):
         click.echo("rexec: not on a terminal, so this is shown once; --once says nothing of it", err=True)
         live = False
     if live:
         with suppress(click.exceptions.Exit):  # Ctrl-C is the way to leave
-            _run(lambda: show_live(server, settings, request, interval))
+            run_shown(lambda: show_live(server, settings, request, interval))
     else:
-        _run(lambda: show_once(server, settings, request, as_json=as_json, output=sys.stdout))
+        run_shown(lambda: show_once(server, settings, request, as_json=as_json, output=sys.stdout))
 
 
-def _settings(options: dict[str, str | None]) -> ConnectionSettings:
+def settings_of(options: dict[str, str | None]) -> ConnectionSettings:
     from cas.connection_settings import ConnectionSettings
 
     try:
@@ -206,22 +206,22 @@ def _settings(options: dict[str, str | None]) -> ConnectionSettings:
         raise click.UsageError(str(error).replace("_", "-")) from error
 
 
-def _instances(names: tuple[str, ...]) -> status_pb2.Instances | None:
+def instances_of(names: tuple[str, ...]) -> status_pb2.Instances | None:
     from protos.rexec.scheduler.v1 import status_pb2
 
     return status_pb2.Instances(names=names) if names else None
 
 
-def _width() -> int | None:
+def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _echo(lines: list[str]) -> None:
+def echo_lines(lines: list[str]) -> None:
     for line in lines:
         click.echo(line)
 
 
-def _run(show: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def run_shown(show: Callable[[], Coroutine[Any, Any, None]]) -> None:
     from rexec.status_client import CannotShow
 
     try:

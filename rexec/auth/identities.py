@@ -19,6 +19,7 @@ def identity_of(name: str, rights: Iterable[Right], instances: Iterable[str] | N
         may_execute=Right.EXECUTE in held,
         may_update_action_cache=Right.UPDATE_ACTION_CACHE in held,
         may_work=Right.WORK in held,
+        may_operate=Right.OPERATE in held,
         may_front=Right.FRONT in held,
         instance_names=None if instances is None else frozenset(instances),
         tenant=tenant,

@@ -16,6 +16,8 @@ class Right(StrEnum):
     """Write action results that the server has not seen being made."""
     WORK = "work"
     """Attach as a worker: see what it runs, and say what came out of it."""
+    OPERATE = "operate"
+    """Take workers out of service; of an identity that may use some instances only, the workers that serve no others."""
     FRONT = "front"
     """Be a frontend: ask the scheduler in the name of any client or worker, whose rights the frontend has checked."""
 

@@ -107,7 +107,7 @@ class CertificateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
 
 class AuthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[auth]: who may do what. Rights are "read", "execute", "update_action_cache", "work" and "front"
+    """[auth]: who may do what. Rights are "read", "execute", "update_action_cache", "work", "operate" and "front"
     (rexec/auth/rights.py)."""
 
     anonymous: tuple[Right, ...] | None = None

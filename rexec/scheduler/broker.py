@@ -25,10 +25,10 @@ from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb
 from protos.rexec.worker.v1 import worker_pb2
 from rexec import __version__
 from rexec.scheduler import events as e
-from rexec.scheduler import letters
 from rexec.scheduler.changes import Changes
 from rexec.scheduler.clock import Clock, SystemClock, Timer
 from rexec.scheduler.delivery import Delivery
+from rexec.scheduler.drains import Drained, Drains
 from rexec.scheduler.group_commit import GroupCommit
 from rexec.scheduler.journal import Journal
 from rexec.scheduler.log_name import Output
@@ -42,7 +42,7 @@ from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.settling import Settled, Settler
 from rexec.scheduler.snapshot import snapshot_of
 from rexec.scheduler.status_source import QueueStatus
-from rexec.scheduler.task import Candidate, Failure, Hold, Outcome, Stage
+from rexec.scheduler.task import Candidate, Failure, Hold, Outcome, Stage, Worker
 from rexec.scheduler.usage import usage_of
 from rexec.scheduler.vitals import Vitals
 from rexec.scheduler.watches import Watches
@@ -80,6 +80,7 @@ class Broker:
         self.status = QueueStatus(lambda: self._queue, self.vitals, self.clock, __version__)
         self._delivery = Delivery(settings, self.clock, observer or Unobserved(), self.vitals)
         self.logs = self._delivery.logs
+        self._drains = Drains(lambda: self._queue.state, self.clock, self._apply, self._delivery.send)
         self.lost: asyncio.Future[str] | None = None
         """With a journal: set, with the reason, when this process must not go on because another one leads. By then all
         streams are told to come back."""
@@ -217,13 +218,14 @@ class Broker:
             raise SchedulerStops()
         self._delivery.attaching = outbox
         self._apply(attached)
+        self._drains.attached(attached.worker_id)
 
     def detach(self, outbox: Outbox) -> None:
         """The stream of this outbox is gone. Means nothing if its worker has a newer one or never said who it is."""
         if self._delivery.detached(outbox) and outbox.worker_id is not None:
             self._apply(e.WorkerDetached(outbox.worker_id))
 
-    def hear(self, event: e.Credit | e.Progress | e.Draining) -> None:
+    def hear(self, event: e.Credit | e.Progress) -> None:
         """What a worker says of itself. Raises MalformedRequest if it speaks of another worker's lease."""
         if isinstance(event, e.Progress):
             self._require_own(event.worker_id, event.lease_id)
@@ -251,10 +253,17 @@ class Broker:
         worker = self._queue.fleet.workers.get(worker_id)
         return worker is not None and bool(worker.leases)
 
-    def drain(self, worker_id: str, grace_seconds: float, reason: str) -> None:
-        """Ask a worker to leave when its leases have ended, at the latest after `grace_seconds`."""
-        self._apply(e.Draining(worker_id))
-        self._delivery.send(worker_id, letters.drain(grace_seconds, reason))
+    def drain(self, worker_id: str, grace_seconds: float, reason: str) -> Drained:
+        """Have a worker leave when its leases have ended, at the latest after `grace_seconds`."""
+        return self._drains.order(worker_id, grace_seconds, reason)
+
+    def leaves(self, worker_id: str, reason: str, grace_seconds: float | None) -> None:
+        """A worker says that it leaves, at the latest after `grace_seconds` if it says when."""
+        self._drains.announced(worker_id, reason, grace_seconds)
+
+    def workers(self) -> list[Worker]:
+        """All of them, by their names."""
+        return sorted(self._queue.fleet.workers.values(), key=lambda worker: (worker.name, worker.worker_id))
 
     def _require_own(self, worker_id: str, lease_id: str) -> None:
         lease = self._queue.leases.get(lease_id)

@@ -68,7 +68,7 @@ class Changes:
         """An event has been applied, with these effects."""
         if isinstance(event, e.Submit):
             self._operation(event.operation_name)
-        elif isinstance(event, e.WorkerDetached):
+        elif isinstance(event, e.WorkerDetached | e.Draining):
             self._workers.add(event.worker_id)
         for effect in effects:
             match effect:
@@ -185,4 +185,8 @@ def _worker_record(worker: Worker, wall_offset_seconds: float) -> WorkerRecord:
     resources = {"cpu": offer.cpu_millis, "memory": offer.memory_bytes}
     lost_at = None if worker.lost_at is None else worker.lost_at + wall_offset_seconds
     names = sorted(offer.instance_names)
-    return WorkerRecord(worker.name, worker.slots, sorted(offer.pairs), names, resources, lost_at)
+    record = WorkerRecord(worker.name, worker.slots, sorted(offer.pairs), names, resources, lost_at)
+    if worker.drain_until is None:
+        return record  # one that leaves of its own accord says so again
+    until = worker.drain_until + wall_offset_seconds
+    return msgspec.structs.replace(record, drain_until=until, drain_reason=worker.drain_reason)

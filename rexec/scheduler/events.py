@@ -122,6 +122,10 @@ class Draining(msgspec.Struct, frozen=True):
     """A worker takes no more leases."""
 
     worker_id: str
+    reason: str = ""
+    """For people."""
+    until: float | None = None
+    """When it is to have left, if it was ordered to; None if it leaves of its own accord."""
 
 
 class Tick(msgspec.Struct, frozen=True):

@@ -48,7 +48,7 @@ def found_worker(
         name=worker.name,
         worker_id=worker.worker_id,
         state=state_of(worker),
-        reason=shortened(worker.standing_reason),
+        reason=shortened(worker.drain_reason if worker.draining else worker.standing_reason),
         slots=worker.slots,
         busy_slots=worker.slots - max(0, worker.free_slots),
         properties=properties_of(worker.offer.pairs),

@@ -64,8 +64,10 @@ def acknowledged(lease_id: str, epoch: int) -> worker_pb2.ToWorker:
     return worker_pb2.ToWorker(acknowledged=worker_pb2.Acknowledged(lease_id=lease_id, epoch=epoch))
 
 
-def drain(grace_seconds: float, reason: str) -> worker_pb2.ToWorker:
-    """Leave when the leases have ended."""
-    message = worker_pb2.Drain(reason=reason)
+def drain(grace_seconds: float, reason: str, hand_back: Iterable[HeldLease] = ()) -> worker_pb2.ToWorker:
+    """Leave when the leases have ended, and hand these back at once."""
+    message = worker_pb2.Drain(
+        reason=reason, hand_back=[worker_pb2.HeldLease(lease_id=held.lease_id, epoch=held.epoch) for held in hand_back]
+    )
     message.grace.FromMilliseconds(round(grace_seconds * 1000))
     return worker_pb2.ToWorker(drain=message)

@@ -93,8 +93,8 @@ class Queue:
                 attached(state, event, now)
             case e.WorkerDetached(worker_id):
                 detached(state, worker_id, now)
-            case e.Draining(worker_id):
-                draining(state, worker_id)
+            case e.Draining():
+                draining(state, event)
             case e.Tick():
                 self._tick(now)
         assign(state, now)

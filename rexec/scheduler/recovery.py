@@ -117,6 +117,9 @@ def _restore_worker(
     if said.lost_at is not None:
         grace = min(grace, max(RECONNECT_SECONDS, said.lost_at - wall))
     worker.lost_at = now + grace
+    if said.drain_until is not None:
+        worker.draining, worker.drain_reason = True, said.drain_reason
+        worker.drain_until = now + max(0.0, said.drain_until - wall)
     state.known_names |= offer.names
     state.fleet.add(worker)
     state.deadlines.add(worker.lost_at, Due.WORKER_LOST, session)

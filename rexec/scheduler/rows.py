@@ -45,6 +45,9 @@ class WorkerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     resources: dict[str, int] = {}
     lost_at: float | None = None
     """When it counts as lost if it does not come back, in seconds since 1970; None while it is connected."""
+    drain_until: float | None = None
+    """When it is to have left, in seconds since 1970; None if nobody has ordered it to leave."""
+    drain_reason: str = ""
 
 
 TaskRow = tuple[int, str, float, bytes]

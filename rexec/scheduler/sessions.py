@@ -111,9 +111,12 @@ def credit(state: QueueState, event: e.Credit) -> None:
     state.touch(worker)
 
 
-def draining(state: QueueState, worker_id: str) -> None:
-    """The worker takes no more leases; those that it has run to their end."""
-    worker = state.fleet.workers.get(worker_id)
+def draining(state: QueueState, event: e.Draining) -> None:
+    """The worker takes no more leases; those that it has run to their end. Of several orders to leave the earliest counts."""
+    worker = state.fleet.workers.get(event.worker_id)
     if worker is not None:
         worker.draining = True
+        worker.drain_reason = event.reason or worker.drain_reason
+        if event.until is not None:
+            worker.drain_until = event.until if worker.drain_until is None else min(event.until, worker.drain_until)
         state.fleet.update(worker)

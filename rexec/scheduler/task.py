@@ -260,6 +260,10 @@ class Worker:
     offer: Offer
     connected: bool = True
     draining: bool = False
+    drain_reason: str = ""
+    """Why it leaves, for people."""
+    drain_until: float | None = None
+    """When it is to have left, if it was ordered to leave."""
     credit: int = 0
     """Leases that it still takes."""
     sent: int = 0

@@ -18,6 +18,7 @@ from protos.rexec.worker.v1 import worker_pb2
 from rexec.scheduler import events as e
 from rexec.scheduler.broker import Broker
 from rexec.scheduler.clock import Timer
+from rexec.scheduler.drains import MAX_GRACE_SECONDS
 from rexec.scheduler.need import MAX_MEMORY_BYTES
 from rexec.scheduler.outbox import Outbox
 from rexec.scheduler.packing import MAX_CPU_MILLIS
@@ -127,9 +128,14 @@ class WorkersService:
             case "log":
                 self._broker.logs.take(worker_id, message.log)
             case "draining":
+                said = message.draining
                 if self._broker.holds_leases(worker_id):  # else it is gone at once, which is told
-                    log.info("worker draining", worker_id=worker_id[:100], reason=message.draining.reason[:200])
-                self._broker.hear(e.Draining(worker_id))
+                    log.info("worker draining", worker_id=worker_id[:100], reason=said.reason[:200])
+                grace = None
+                if said.HasField("grace"):
+                    # Whatever a hostile one says, the sum of a time and this is a time.
+                    grace = min(max(0.0, said.grace.seconds + said.grace.nanos / 1e9), MAX_GRACE_SECONDS)
+                self._broker.leaves(worker_id, said.reason[:200], grace)
             case "heartbeat":
                 self._broker.vitals.heard(worker_id, message.heartbeat, self._broker.clock.monotonic())
             case "hello":

@@ -60,6 +60,13 @@ async def test_a_worker_that_dies_is_started_again(tmp_path: Path, monkeypatch: 
         os.kill(second, 0)
 
 
+async def test_a_worker_that_was_drained_is_not_started_again() -> None:
+    worker = KeptProcess("local worker", ["true"])
+    async with asyncio.timeout(20):
+        await worker.run()
+        await worker.stop(grace_seconds=1)
+
+
 async def test_a_worker_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_process, "LEAVE_SECONDS", 0.05)
     with pipe_at(tmp_path / "pipe") as pipe:
@@ -120,7 +127,7 @@ async def test_a_worker_does_not_share_the_terminals_process_group(tmp_path: Pat
 async def test_stopping_ends_the_wait_before_the_next_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_process, "RESTART_SECONDS", 600.0)
     monkeypatch.setattr(kept_process, "MAX_RESTART_SECONDS", 600.0)
-    worker = KeptProcess("local worker", ["true"])
+    worker = KeptProcess("local worker", ["false"])
     async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
         running = tasks.create_task(worker.run())
         await worker.stop(grace_seconds=1)

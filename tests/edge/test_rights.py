@@ -37,10 +37,11 @@ RIGHTS = {
     "builder": ["execute"],
     "writer": ["update_action_cache"],
     "worker": ["work"],
+    "operator": ["operate"],
     "frontend": ["front"],
     "idle": [],
 }
-EVERYTHING = ["read", "execute", "update_action_cache", "work", "front"]
+EVERYTHING = ["read", "execute", "update_action_cache", "work", "operate", "front"]
 INCLUDED = {"front": set(EVERYTHING), **{right: {right, "read"} for right in EVERYTHING[:-1]}}
 """What else a right gives."""
 
@@ -70,6 +71,7 @@ NEEDED: dict[str, tuple[str, Message | bytes]] = {
     "Status.GetOverview": ("execute", b""),
     "Status.FindOperations": ("execute", b""),
     "Status.FindWorkers": ("execute", b""),
+    "Fleet.DrainWorkers": ("operate", b""),
     "Workers.Attach": ("work", worker_pb2.FromWorker()),
     "Frontends.Connect": ("front", frontends_pb2.FromFrontend()),
     "Frontends.ReadLog": ("front", frontends_pb2.ReadLogRequest()),
