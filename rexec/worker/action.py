@@ -324,7 +324,7 @@ class LeasedAction:
         self._stamp(self._metadata.worker_completed_timestamp)
         self._complete(result, ended)
         finished.action_result.CopyFrom(result)
-        finished.message = message_of(ended, stdout, stderr)
+        finished.message = "; ".join(filter(None, (message_of(ended, stdout, stderr), confined.remark())))
         if not isinstance(outputs, Outputs):
             finished.status.CopyFrom(outputs.to_proto())
         elif ended.timed_out:

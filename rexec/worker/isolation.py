@@ -5,6 +5,7 @@ An isolation turns the command of an action into what is started in its place (`
 in a file of its own:
 
     none         here: a plain process in the input root
+    landlock     rights given up by the thread that starts it, without privileges or other programs
 
 Which one a setting stands for is in `isolations`. How a command is waited for, timed and killed stays with the runner,
 whatever the isolation.
@@ -60,6 +61,8 @@ class Confined:
     spawn: Callable[[Start], subprocess.Popen[bytes]] = lambda start: start()
     """Calls its argument, in whatever state of this thread, or of another, the process should inherit. Called while the lock
     between fork and exec is held; raises what the argument raises."""
+    remark: Callable[[], str] = lambda: ""
+    """What the user should be told beside the result; "" if nothing. Asked for after the isolation was left."""
     judge: Callable[[int, bytes], None] = lambda _exit_code, _stderr: None
     """Told of the exit code and of the end of the standard error of a command that ended by itself. Raises what the exit code
     means if it is not the command's own: a StatusError if the action is to blame, WorkerFault if not."""

@@ -10,6 +10,7 @@ import msgspec
 
 from rexec.address import channel_target, host_and_port
 from rexec.worker.capacity import capacity
+from rexec.worker.landlock_settings import LandlockSettings
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where commands are looked up when neither the Command nor the settings say. Debian's default for root."""
@@ -22,6 +23,7 @@ class IsolationKind(StrEnum):
     """What keeps an action apart from the machine and from other actions."""
 
     NONE = "none"
+    LANDLOCK = "landlock"
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -67,7 +69,10 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     isolation: IsolationKind = IsolationKind.NONE
     """What keeps an action apart from the machine and from other actions. Offered as the platform property Isolation.
-    "none": nothing, it is a plain process."""
+    "none": nothing, it is a plain process. "landlock": without privileges or other programs, it reads its inputs and what
+    [worker.landlock] declares, and writes its input root and its TMPDIR."""
+
+    landlock: LandlockSettings = LandlockSettings()
 
     environment: dict[str, str] = msgspec.field(default_factory=lambda: {"PATH": DEFAULT_PATH})
     """The declared default environment of every action; the Command's variables override it. Nothing else gets in,
