@@ -95,6 +95,10 @@ class ActionContext:
     directories: DirectoryCache = field(default_factory=DirectoryCache)
     listings: Listings = field(default_factory=Listings)
     oom: OomWatch = field(default_factory=OomWatch)
+    cache_is_beside: bool = True
+    """Whether the file cache is on the disk of the work directory."""
+    memory_bytes: int = 0
+    """What actions may take together; 0 if it is not known."""
     rewriters: set[str] = field(default_factory=set)
     """Hashes of actions in whose company inputs were changed: they get copies when they come again."""
     full_store_pauses_seconds: tuple[float, ...] = FULL_STORE_PAUSES_SECONDS
@@ -250,7 +254,9 @@ class LeasedAction:
                 self._log.began(stdout, stderr)
                 self._begin(worker_pb2.Progress.RUNNING, self._metadata.execution_start_timestamp)
                 try:
-                    ended = await context.runner.run(confined, room.path, stdout, stderr, timeout_seconds)
+                    ended = await context.runner.run(
+                        confined, room.path, stdout, stderr, timeout_seconds, self._memory_share_bytes()
+                    )
                 except BaseException as failure:
                     if isinstance(failure, OSError):
                         finished.action_result.CopyFrom(evidence_of(stdout, stderr))
@@ -325,7 +331,11 @@ class LeasedAction:
         self._complete(result, ended)
         finished.action_result.CopyFrom(result)
         finished.message = "; ".join(filter(None, (message_of(ended, stdout, stderr), confined.remark())))
-        if not isinstance(outputs, Outputs):
+        if ended.excess is not None:
+            # Not RESOURCE_EXHAUSTED, after which clients send the action again: it would take as much as before.
+            finished.status.CopyFrom(FailedPrecondition(ended.excess.message).to_proto())
+            finished.exceeded_memory_bytes = ended.excess.memory_bytes
+        elif not isinstance(outputs, Outputs):
             finished.status.CopyFrom(outputs.to_proto())
         elif ended.timed_out:
             finished.status.CopyFrom(
@@ -333,9 +343,18 @@ class LeasedAction:
             )
         return not touched
 
+    def _memory_share_bytes(self) -> int:
+        """What it asked for or was given, or else what its slots stand for."""
+        demand, context = self._lease.demand, self._context
+        return demand.memory_bytes or context.settings.memory_share_bytes(slots_of(self._lease), context.memory_bytes)
+
     def _require_own_fault(self, ended: Exit) -> None:
         """Raises WorkerFault if the command did not fail by itself (behaviour: never a result with 137 or 143)."""
         if ended.timed_out or ended.exit_code == 0:
+            return
+        if ended.excess is not None:
+            if not ended.excess.is_own_fault:
+                raise WorkerFault(ended.excess.message)
             return
         if ended.signal_number in (signal.SIGKILL, signal.SIGTERM):
             # This agent sent none: it was the kernel for want of memory, a daemon that does the same earlier, or whoever

@@ -22,10 +22,13 @@ from protos.rexec.scheduler.v1 import record_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.worker.action import ActionContext, LeasedAction, slots_of
 from rexec.worker.held_leases import HeldLease, HeldLeases, LeaseKey
+from rexec.worker.leasing_guard import LeasingGuard, Reading
 from rexec.worker.link import Dial, Link, LinkBroken, Refused
 from rexec.worker.live_log import LeaseLog
-from rexec.worker.machine import available_memory_bytes, load, offered_properties
+from rexec.worker.machine import load, offered_properties
+from rexec.worker.memory_gauge import MemoryGauge
 from rexec.worker.observer import Unobserved, WorkerObserver, WorkerState
+from rexec.worker.reserves import reserves_of
 from rexec.worker.trouble import Trouble
 
 _log = structlog.get_logger()
@@ -59,6 +62,10 @@ class Agent:
         self._received = 0
         """Leases received on this stream."""
         self._paused = False
+        self._gauge = MemoryGauge()
+        self._guard = LeasingGuard(reserves_of(self._settings, context.workspace.size_bytes()))
+        self._pause_reason = ""
+        """Why the machine can take no leases now."""
         self._draining = ""
         """Why, once it is."""
         self._gone = asyncio.Event()
@@ -339,23 +346,39 @@ class Agent:
 
     def _grant(self) -> None:
         """Tell the scheduler how many leases there is room for, if it thinks otherwise."""
-        room = 0 if self._draining or self._paused else self._leases.room()
+        room = 0 if self._draining or self._paused or self._pause_reason else self._leases.room()
         if self._outbox is not None and room != self._granted:
             self._granted = room
             self._send(worker_pb2.FromWorker(credit=worker_pb2.Credit(leases=room, leases_received=self._received)))
 
     async def _beat(self, interval_seconds: float) -> None:
         while True:
+            reading = self._look()
             heartbeat = worker_pb2.Heartbeat(
-                load=load(),
+                load=reading.load,
                 cache_bytes=self._context.files.used_bytes,
-                free_disk_bytes=self._context.workspace.free_bytes(),
-                available_memory_bytes=available_memory_bytes(),
+                free_disk_bytes=reading.free_disk_bytes,
+                available_memory_bytes=reading.available_memory_bytes,
+                pause_reason=self._pause_reason,
             )
             self._send(worker_pb2.FromWorker(heartbeat=heartbeat))
+            self._grant()
             await asyncio.sleep(interval_seconds)
             self._paused = False
-            self._grant()
+
+    def _look(self) -> Reading:
+        """How the machine is now, and whether it can take leases."""
+        reading = Reading(self._context.workspace.free_bytes(), self._gauge.available_bytes(), load())
+        before, self._pause_reason = self._pause_reason, self._guard.decide(reading)
+        if self._pause_reason and not before:
+            _log.warning("takes no leases for the time being", reason=self._pause_reason)
+        elif before and not self._pause_reason:
+            _log.info("takes leases again", reason_before=before)
+        if self._guard.disk_is_short:
+            self._context.kept.drop_all()
+            if self._context.cache_is_beside:
+                self._context.files.give_back(self._guard.lacking_disk_bytes(reading))
+        return reading
 
     def _send(self, message: worker_pb2.FromWorker) -> None:
         # Between streams nothing is lost: what matters is told again after the next Hello.

@@ -218,6 +218,10 @@ class FileCache:
                     self._pinned_bytes -= key.digest.size_bytes
                 self.files.remove(key)
 
+    def give_back(self, size_bytes: int) -> None:
+        """Delete what was not used for longest, that much of it as far as nobody holds it: the disk is short of room."""
+        self._evict(self.max_bytes - self._used_bytes - self._reserved_bytes + size_bytes)
+
     async def _fetch(self, keys: Sequence[FileKey], store: BlobStore) -> None:
         """Fetch what was reserved; afterwards each key is an entry with its pins, or the room is given back."""
         if not keys:

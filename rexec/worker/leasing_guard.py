@@ -69,5 +69,9 @@ class LeasingGuard:
         self._short = frozenset(reasons)
         return "; ".join(reasons.values())
 
+    def lacking_disk_bytes(self, reading: Reading) -> int:
+        """How much more must be free before leases are taken again."""
+        return max(0, int(self._least("disk", self._reserves.free_disk_bytes)) - reading.free_disk_bytes)
+
     def _least(self, kind: str, reserve_bytes: int) -> float:
         return reserve_bytes * (_BETTER if kind in self._short else 1.0)

@@ -1,8 +1,9 @@
 """What the kernel holds every process of an action to (setrlimit(2)), whatever user it runs as.
 
-The limits are given to the first process just after it was started and are inherited by all that it starts; an execve in between
-changes nothing. That is later than its first instruction by some microseconds, which the dynamic linker needs for itself.
-Setting them before the execve would need code in the forked child, and with it a start whose cost grows with the agent's memory.
+Limits are inherited. Code in the forked child, to set them there, would mean a start whose cost grows with the agent's memory;
+and to set them once the process runs is too late for what it starts at once. So the agent takes on the soft limits itself for the
+moment of a start, one start at a time, and gives the new process the hard ones right after. The agent goes on working in that
+moment, in other threads; so limits that could be in its own way are only set afterwards.
 
 Not among them: RLIMIT_NPROC counts all processes of a user and does not bind root, so processes are counted by the watch over
 running actions (rexec/worker/memory_watch.py); RLIMIT_AS would hit what is reserved and never used, as compilers with
@@ -12,10 +13,13 @@ sanitizers and Java do with terabytes.
 from __future__ import annotations
 
 import resource
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Final
 
-_NONE = resource.RLIM_INFINITY
+_OWN_OPEN_FILES: Final = 1024
+"""More than an agent has open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +28,29 @@ class ActionLimits:
 
     max_open_files: int = 0
     file_max_bytes: int = 0
+    own_file_max_bytes: int = 0
+    """The largest file that the agent may be writing."""
+
+    @contextmanager
+    def taken_on(self) -> Iterator[None]:
+        """What this process starts meanwhile has the soft limits. Only for one thread at a time."""
+        before = []
+        try:
+            for kind, most, own in (
+                (resource.RLIMIT_NOFILE, self.max_open_files, _OWN_OPEN_FILES),
+                (resource.RLIMIT_FSIZE, self.file_max_bytes, self.own_file_max_bytes),
+            ):
+                if most and most >= own:
+                    soft, hard = resource.getrlimit(kind)
+                    resource.setrlimit(kind, (_at_most(most, hard), hard))
+                    before.append((kind, soft, hard))
+            yield
+        finally:
+            for kind, soft, hard in before:
+                resource.setrlimit(kind, (soft, hard))
 
     def apply(self, pid: int) -> None:
-        """Hold the process to them. Never gives it more than it has; one that has ended needs none."""
+        """Hold a process to them for good. Never gives it more than it has; one that has ended needs none."""
         wanted = [(resource.RLIMIT_CORE, 0)]  # a core file would be an output, or fill the disk
         if self.max_open_files:
             wanted.append((resource.RLIMIT_NOFILE, self.max_open_files))
@@ -34,6 +58,13 @@ class ActionLimits:
             wanted.append((resource.RLIMIT_FSIZE, self.file_max_bytes))
         with suppress(ProcessLookupError, PermissionError):  # the latter: a program that changes its user
             for kind, most in wanted:
-                _, hard = resource.prlimit(pid, kind)
-                bound = most if hard == _NONE else min(most, hard)
+                bound = _at_most(most, resource.prlimit(pid, kind)[1])
                 resource.prlimit(pid, kind, (bound, bound))
+
+
+def _at_most(wanted: int, hard: int) -> int:
+    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+
+
+NO_LIMITS: Final = ActionLimits()
+"""But for core files, which are never written."""

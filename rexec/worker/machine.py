@@ -38,6 +38,11 @@ def offered_properties(
     return sorted((name, value) for name, values in offered.items() for value in values)
 
 
+def cores() -> int:
+    """Of the machine, which its load average is about, whatever this process may use of them."""
+    return os.cpu_count() or 1
+
+
 def load() -> float:
     """Processes that wanted to run, averaged over a minute."""
     return os.getloadavg()[0]

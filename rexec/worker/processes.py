@@ -99,6 +99,21 @@ class Processes:
         action = self._running[pid] = ActionProcesses(pid, directory, start_ticks)
         return action
 
+    def orphans(self) -> dict[int, list[int]]:
+        """Those that running actions have left to this process, by the first process of their action. Not among them: one that
+        has shed all that tells whose it is, and what orphans have started. Also waits for those that have ended."""
+        found: dict[int, list[int]] = {}
+        for pid in children_of_this_process() or ():
+            if pid in self._running or pid in self._spared or _reaped(pid):
+                continue
+            try:
+                owner = self._owner_of(stat_of(pid))
+            except ProcessLookupError:
+                continue
+            if owner is not None:
+                found.setdefault(owner.pid, []).append(pid)
+        return found
+
     def left(self, action: ActionProcesses) -> bool:
         """Whether there may be processes beside the first one, which has ended. Cheap; also waits for orphans that have
         ended by themselves."""

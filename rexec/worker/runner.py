@@ -16,12 +16,14 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cas.cancellation import to_the_end
 from cas.errors import FailedPrecondition, MalformedRequest
 from rexec.worker.command import Invocation
+from rexec.worker.excess import Excess
 from rexec.worker.isolation import Confined
+from rexec.worker.limits import NO_LIMITS, ActionLimits
 from rexec.worker.memory_watch import MemoryWatch
 from rexec.worker.process_table import ticks_now
 from rexec.worker.processes import ActionProcesses, Processes
@@ -46,10 +48,16 @@ class Exit:
     timed_out: bool
     wall_seconds: float
     usage: Usage
+    excess: Excess | None = None
+    """Why this agent killed it, if it did so for what it took."""
 
     @property
     def message(self) -> str:
         """For the user, if there is more to say than the exit code."""
+        if self.excess is not None:
+            return self.excess.message
+        if self.exit_code == 128 + signal.SIGXFSZ:  # of the first process, or a shell tells of another
+            return "killed by signal 25 (SIGXFSZ): a file would have become larger than [worker] file_max_bytes"
         if not self.signal_number:
             return ""
         try:
@@ -69,8 +77,10 @@ class Runner:
         note_session: Callable[[int, int], None] = lambda _session, _ticks: None,
         gate: SpawnGate = GATE,
         memory: MemoryWatch | None = None,
+        limits: ActionLimits = NO_LIMITS,
     ) -> None:
         self._memory = memory or MemoryWatch()
+        self._limits = limits
         self._processes = processes
         self._kill_grace_seconds = kill_grace_seconds
         self._note_session = note_session
@@ -83,8 +93,10 @@ class Runner:
         stdout: CapturedStream,
         stderr: CapturedStream,
         timeout_seconds: float,
+        memory_bytes: int = 0,
     ) -> Exit:
-        """Run to the end, or for `timeout_seconds`; the time before the start and after the end does not count.
+        """Run to the end, or for `timeout_seconds`; the time before the start and after the end does not count. `memory_bytes`
+        is its share of the worker's memory, 0 if that is not known.
 
         Afterwards no process is left and both streams are complete, also if the caller is cancelled. Raises MalformedRequest
         or FailedPrecondition if the command cannot be started, what the isolation makes of its end, Unkillable if a process
@@ -101,18 +113,20 @@ class Runner:
         started = loop.time()
         pidfd = -1
         exited: asyncio.Future[None] = loop.create_future()
+        exceeded: asyncio.Future[Excess] = loop.create_future()
         timed_out = False
         try:
             pidfd = os.pidfd_open(process.pid)
             loop.add_reader(pidfd, _set, exited)
             self._note_session(process.pid, start_ticks)
-            self._memory.began(process.pid)
+            self._limits.apply(process.pid)
+            self._memory.began(process.pid, memory_bytes, exceeded.set_result)
             stdout.started(loop)
             stderr.started(loop)
-            timed_out = not await _within(exited, timeout_seconds)
+            timed_out = not await _within(timeout_seconds, exited, exceeded)
             if timed_out:
                 action.signal(signal.SIGTERM, spared=process.pid if confined.is_watched else 0)
-                await _within(exited, self._kill_grace_seconds)
+                await _within(self._kill_grace_seconds, exited, exceeded)
         finally:
             ended = loop.time()
             seen_memory_bytes = self._memory.ended(process.pid)
@@ -127,7 +141,9 @@ class Runner:
             if failure is not None:
                 raise failure
         code = os.waitstatus_to_exitcode(wait_status)
-        if not timed_out:
+        # One that has ended by itself just before is not what took too much.
+        excess = exceeded.result() if exceeded.done() and code == -signal.SIGKILL and not timed_out else None
+        if not timed_out and excess is None:
             confined.judge(code, stderr.read_at(max(0, stderr.size_bytes - _LAST_BYTES), _LAST_BYTES))
         return Exit(
             exit_code=128 - code if code < 0 else code,
@@ -135,6 +151,7 @@ class Runner:
             timed_out=timed_out,
             wall_seconds=ended - started,
             usage=Usage.of(usage, seen_memory_bytes),
+            excess=excess,
         )
 
     def _spawn(
@@ -146,7 +163,7 @@ class Runner:
         while True:
             start = partial(_popen, arguments, program, invocation, stdout, stderr, confined.pass_fds)
             try:
-                with self._gate.spawning:
+                with self._gate.spawning, self._limits.taken_on():
                     process = confined.spawn(start)
                     # Within the gate, so that nobody who looks for processes finds one that is nobody's.
                     return process, self._processes.started(process.pid, room, start_ticks)
@@ -187,10 +204,11 @@ def _popen(
     )
 
 
-async def _within(event: asyncio.Future[None], seconds: float) -> bool:
-    """Wait for `event`; False if it did not come within `seconds`."""
-    await asyncio.wait([event], timeout=max(0.0, seconds))
-    return event.done()
+async def _within(seconds: float, exited: asyncio.Future[None], exceeded: asyncio.Future[Excess]) -> bool:
+    """Wait for either; False if none came within `seconds`."""
+    either: list[asyncio.Future[Any]] = [exited, exceeded]
+    done, _ = await asyncio.wait(either, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
+    return bool(done)
 
 
 def _set(event: asyncio.Future[None]) -> None:

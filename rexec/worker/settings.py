@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from enum import StrEnum
@@ -24,6 +25,14 @@ class IsolationKind(StrEnum):
 
     NONE = "none"
     LANDLOCK = "landlock"
+
+
+class MemoryLimit(StrEnum):
+    """When an action is killed for the memory it takes."""
+
+    SLOT = "slot"
+    MACHINE = "machine"
+    OFF = "off"
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -63,6 +72,33 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     memory_reserve_bytes: int = 512 << 20
     """Of the memory found out, what is left to the agent and the system; never more than half of it."""
+
+    memory_limit: MemoryLimit = MemoryLimit.SLOT
+    """When an action is killed for the memory it takes. "slot": when it is more than it asked for, or else than its slots stand
+    for; it is run once more where there is more for it. "machine": only when memory runs out, and then the one that is furthest
+    above its share. "off": never by the worker."""
+
+    least_available_memory_bytes: int = 256 << 20
+    """With less left of the machine's or container's memory, no leases are taken, and an action is killed before the kernel
+    chooses a process. Never more than a sixteenth of the memory. 0: not looked at."""
+
+    least_free_disk_bytes: int = 512 << 20
+    """With less room left where actions run, no leases are taken, and the cache gives way. Never more than a twentieth of the
+    file system. 0: not looked at."""
+
+    max_load_per_core: float = 0.0
+    """With a higher load average (of a minute, for each core of the machine) no leases are taken: for machines that do other work
+    too. 0: not looked at."""
+
+    max_open_files: int = 65_536
+    """Descriptors of each process of an action (RLIMIT_NOFILE). Linkers need more than the 1,024 of old; a thousand million, as
+    some container runtimes have it, makes programs that close every possible one take minutes."""
+
+    max_processes: int = 2048
+    """Processes of one action at once; with more it is killed, as a fork bomb. 0: any number."""
+
+    file_max_bytes: int = 64 << 30
+    """The largest file that an action may write (RLIMIT_FSIZE): a larger one could not be an output."""
 
     instance_names: list[str] = msgspec.field(default_factory=list)
     """Instances to serve. Empty: all of them."""
@@ -117,9 +153,17 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     def __post_init__(self) -> None:
         if self.metrics_listen:
             host_and_port(self.metrics_listen)
-        for field in ("slots", "cache_max_bytes", "stdout_max_bytes", "output_max_bytes", "output_max_files"):
+        for field in (
+            "slots", "cache_max_bytes", "stdout_max_bytes", "output_max_bytes", "output_max_files", "file_max_bytes",
+        ):  # fmt: skip
             _require(getattr(self, field) >= 1, field, getattr(self, field), "at least 1")
-        _require(self.memory_reserve_bytes >= 0, "memory_reserve_bytes", self.memory_reserve_bytes, "0 or more")
+        for field in (
+            "memory_reserve_bytes", "least_available_memory_bytes", "least_free_disk_bytes", "max_load_per_core",
+            "max_processes",
+        ):  # fmt: skip
+            _require(0 <= getattr(self, field) < math.inf, field, getattr(self, field), "0 or more")
+        # Less than a shell and its pipes need is a mistake.
+        _require(self.max_open_files >= 16, "max_open_files", self.max_open_files, "at least 16")
         for name, amount in self.resources.items():
             _require(bool(name) and 0 <= amount < 1 << 63, "resources", f"{name}={amount}", "a name and 0 or more")
         _require(self.slots <= MAX_SLOTS, "slots", self.slots, f"at most {MAX_SLOTS}")
@@ -152,6 +196,10 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         if found.memory_bytes:
             offered["memory"] = found.memory_bytes - min(self.memory_reserve_bytes, found.memory_bytes // 2)
         return {**offered, **self.resources}
+
+    def memory_share_bytes(self, slots: int, offered_bytes: int) -> int:
+        """What so many slots stand for, of the memory that actions may use up together."""
+        return offered_bytes * slots // self.slots
 
     @property
     def max_kept_rooms(self) -> int:

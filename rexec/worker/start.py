@@ -20,12 +20,16 @@ from rexec.worker.blob_files import BlobFiles
 from rexec.worker.files import FileCache
 from rexec.worker.isolations import isolation_of
 from rexec.worker.kept_rooms import KeptRooms
+from rexec.worker.limits import ActionLimits
 from rexec.worker.link import Dial
+from rexec.worker.memory_gauge import MemoryGauge
+from rexec.worker.memory_watch import MemoryWatch, WatchLimits
 from rexec.worker.observer import WorkerObserver
 from rexec.worker.outage import Outage
 from rexec.worker.processes import Processes, die_with_parent
+from rexec.worker.reserves import least_available_bytes
 from rexec.worker.runner import Runner
-from rexec.worker.settings import WorkerSettings
+from rexec.worker.settings import MemoryLimit, WorkerSettings
 from rexec.worker.slots import Slots
 from rexec.worker.workspace import Workspace
 
@@ -107,8 +111,10 @@ async def open_agent(
             settings=settings,
             workspace=workspace,
             files=files,
-            runner=Runner(processes, settings.kill_grace_seconds, workspace.note_session),
+            runner=runner_of(settings, processes, workspace),
             slots=Slots(settings.slots),
+            cache_is_beside=os.stat(cache_dir).st_dev == os.stat(workspace.path).st_dev,
+            memory_bytes=settings.offered_resources().get("memory", 0),
             store_of=store_of,
             kept=kept,
             isolation=isolation,
@@ -119,6 +125,21 @@ async def open_agent(
     finally:
         kept.drop_all()
         await asyncio.to_thread(workspace.close)
+
+
+def runner_of(settings: WorkerSettings, processes: Processes, workspace: Workspace) -> Runner:
+    """What starts actions and holds them to the limits that are configured."""
+    watch = MemoryWatch(
+        limits=WatchLimits(
+            max_processes=settings.max_processes,
+            keeps_to_share=settings.memory_limit is MemoryLimit.SLOT,
+            least_available_bytes=0 if settings.memory_limit is MemoryLimit.OFF else least_available_bytes(settings),
+        ),
+        orphans=processes.orphans,
+        available_bytes=MemoryGauge().available_bytes,
+    )
+    limits = ActionLimits(settings.max_open_files, settings.file_max_bytes, settings.cache_max_bytes)
+    return Runner(processes, settings.kill_grace_seconds, workspace.note_session, memory=watch, limits=limits)
 
 
 @contextmanager

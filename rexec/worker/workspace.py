@@ -156,6 +156,11 @@ class Workspace:
                 os.close(fd)
         self._sessions_fd = self._lock_fd = -1
 
+    def size_bytes(self) -> int:
+        """Of the file system, whoever uses it."""
+        status = os.statvfs(self.path)
+        return status.f_blocks * status.f_frsize
+
     def free_bytes(self) -> int:
         """What an ordinary user can still write on the file system."""
         status = os.statvfs(self.path)

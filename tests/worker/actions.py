@@ -21,9 +21,9 @@ from rexec.worker.files import FileCache
 from rexec.worker.kept_rooms import KeptRooms
 from rexec.worker.outage import Outage
 from rexec.worker.processes import Processes
-from rexec.worker.runner import Runner
 from rexec.worker.settings import WorkerSettings
 from rexec.worker.slots import Slots
+from rexec.worker.start import runner_of
 from rexec.worker.workspace import Workspace
 
 
@@ -159,7 +159,8 @@ async def make_context(work_dir: Path, store: MemoryStore, **changes: Any) -> Ac
         settings=settings,
         workspace=workspace,
         files=files,
-        runner=Runner(processes, settings.kill_grace_seconds, workspace.note_session),
+        runner=runner_of(settings, processes, workspace),
+        memory_bytes=settings.offered_resources().get("memory", 0),
         slots=Slots(settings.slots),
         store_of=lambda _instance: store,
         outage=Outage(0.0),
