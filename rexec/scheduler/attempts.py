@@ -65,7 +65,10 @@ def _again(
         return
     state.set_stage(task, Stage.QUEUED)
     state.effects.append(e.TaskRetried(task.task_id, name, reason, counted))
-    enqueue(state, task, now)
+    if task.waiters:
+        enqueue(state, task, now)
+    else:
+        task.parked = True
 
 
 def exclusion_ended(state: QueueState, task_id: str, when: float, now: float) -> None:

@@ -17,6 +17,8 @@ def end(state: QueueState, task: Task, outcome: Outcome, now: float) -> None:
     task.parked = False
     if task.result_epoch is None and task.lease is not None:
         task.result_epoch = task.lease.epoch
+    if task.hedge is not None:
+        state.effects.append(e.HedgeEnded(task.task_id, won=False))
     reason = str(outcome.error or "the task has ended")
     for lease in (task.hedge, task.lease):
         if lease is not None:

@@ -21,7 +21,8 @@ def enqueue(state: QueueState, task: Task, now: float) -> None:
     state.waiting.joined(task)
     state.accounts.waits(task, now)
     watch(state, task, now)
-    if not state.fleet.fit_of(task).workers:
+    if not task.unserved_due and not state.fleet.fit_of(task).workers:
+        task.unserved_due = True
         state.deadlines.add(now + state.settings.unserved_seconds, Due.UNSERVED, task.task_id)
 
 
@@ -96,10 +97,11 @@ def _serve(state: QueueState, task: Task, owner: Owner, worker: Worker) -> None:
 def tell_unserved(state: QueueState, task_id: str, now: float) -> None:
     """Have the log told that no worker fits, if that is still so and has not been said lately."""
     task = state.tasks.get(task_id)
-    if task is None or task.place is None:
+    if task is None:
         return
-    fit = state.fleet.fit_of(task)
-    if fit.workers:
+    fit = None if task.place is None else state.fleet.fit_of(task)
+    if fit is None or fit.workers:
+        task.unserved_due = False
         return
     again_seconds = state.settings.unserved_again_seconds
     if now >= fit.told_at + again_seconds:

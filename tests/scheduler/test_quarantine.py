@@ -117,6 +117,17 @@ class TestBecoming:
             rules.do(e.WorkerDetached(worker))
         assert len(rules.queue.state.records) == 5
 
+    def test_one_whose_failures_are_forgotten_gets_actions_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("rexec.scheduler.quarantine.MAX_RECORDS", 1)
+        rules = Driver(SchedulerSettings(quarantine_failures=1))
+        for name in ("forgotten", "remembered"):
+            fail(rules, rules.attach(name))
+        assert (standing(rules, "forgotten"), standing(rules, "remembered")) == (
+            Standing.TRUSTED,
+            Standing.QUARANTINED,
+        )
+        assert rules.leases("forgotten-session")  # what failed on the other one went there
+
 
 class TestTrial:
     def test_after_a_while_it_gets_one_action_and_no_more(self, rules: Driver) -> None:

@@ -188,6 +188,19 @@ class TestPlatform:
         rules.attach("late", pairs=frozenset({("Pool", "large")}))
         assert of_kind(rules.pass_time(rules.settings.unserved_again_seconds * 2), e.TasksUnserved) == []
 
+    def test_26_who_comes_and_goes_makes_no_deadlines_pile_up(self, rules: Driver) -> None:
+        rules.attach(pairs=frozenset({("Pool", "small")}))
+        name = rules.submit(pairs=frozenset({("Pool", "large")}))
+        for _ in range(20):
+            rules.do(e.WaiterLeft(name))
+            rules.do(e.WaiterJoined(name))
+        deadlines = [kind.value for _when, _serial, kind, _name in rules.queue.state.deadlines._heap]
+        assert deadlines.count("unserved") == 1
+        rules.do(e.WaiterLeft(name))
+        rules.pass_time(rules.settings.unserved_seconds)
+        rules.do(e.WaiterJoined(name))
+        assert len(of_kind(rules.pass_time(rules.settings.unserved_seconds), e.TasksUnserved)) == 1
+
     def test_26_every_waiting_operation_has_a_reason(self, rules: Driver) -> None:
         waiting = rules.submit(pairs=LINUX)
         assert rules.reason(waiting) == "no worker is attached"
@@ -513,6 +526,17 @@ class TestCancelling:
         assert rules.operation(wanted).stage is Stage.EXECUTING
         assert rules.operation(abandoned).stage is Stage.QUEUED
         assert "nobody waits" in rules.queue.reason(rules.operation(abandoned).task)
+
+    def test_11_one_that_fails_when_nobody_waits_takes_no_slot_from_others_either(self, rules: Driver) -> None:
+        worker = rules.attach()
+        abandoned, wanted = rules.submit("abandoned"), rules.submit("wanted")
+        rules.do(e.WaiterLeft(abandoned))
+        rules.finish(worker, failure=Failure.BACK_PRESSURE)
+        rules.attach("w2", slots=2)
+        assert rules.running_on(wanted) == "w2"
+        assert rules.operation(abandoned).task.parked
+        rules.do(e.WaiterJoined(abandoned))
+        assert rules.running_on(abandoned) == "w2"
 
     def test_11_who_comes_back_to_a_waiting_one_has_kept_the_place(self, rules: Driver) -> None:
         first, second = rules.submit("first"), rules.submit("second")

@@ -281,7 +281,12 @@ async def test_output_that_starts_over_is_told_as_such(scheduler: Scheduler, wor
     name = await scheduler.submit(candidate(), Inlining())
     first, second = await world.worker("w1"), await world.worker("w2")
     lease = await first.lease()
-    async with asyncio.timeout(GUARD_SECONDS), aclosing(scheduler.log(name, Output.STDOUT, 0)) as parts:
+    async with (
+        asyncio.timeout(GUARD_SECONDS),
+        aclosing(scheduler.watch(name, 30)) as states,
+        aclosing(scheduler.log(name, Output.STDOUT, 0)) as parts,
+    ):
+        await anext(states)  # or nobody waits for it, and it would not be tried again
         part = asyncio.ensure_future(anext(parts))
         asked = (await first.hear("read_log")).read_log
         first.say(
