@@ -23,8 +23,11 @@ def owner_of(instance_name: str, identity: Identity, metadata: re_pb2.RequestMet
 
 
 def bounded(name: str) -> str:
-    """The name if it is short enough, else its beginning and a hash of all of it: different names stay different."""
-    if len(name) <= MAX_NAME_CHARACTERS:
+    """The name if it is short enough and can be written down, else its beginning and a hash of all of it: different names
+    stay different."""
+    # A web token may hold half a surrogate pair, which no message can.
+    readable = name if name.isascii() else name.encode(errors="replace").decode()
+    if len(name) <= MAX_NAME_CHARACTERS and readable == name:
         return name
     said = blake2b(name.encode(errors="surrogatepass"), digest_size=16).hexdigest()
-    return f"{name[: MAX_NAME_CHARACTERS - 33]}~{said}"
+    return f"{readable[: MAX_NAME_CHARACTERS - 33]}~{said}"

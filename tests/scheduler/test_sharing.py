@@ -13,6 +13,7 @@ from rexec.scheduler.need import MAX_MEMORY_BYTES
 from rexec.scheduler.owner import MAX_NAME_CHARACTERS, bounded, owner_of
 from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.task import Owner
+from rexec.scheduler.wire import read_owner, write_owner
 from tests.scheduler.world import World
 
 GIB = 1 << 30
@@ -38,6 +39,12 @@ class TestOwners:
         assert len(cut) == len(other) == MAX_NAME_CHARACTERS
         assert cut != other
         assert bounded("x" * MAX_NAME_CHARACTERS) == "x" * MAX_NAME_CHARACTERS
+
+    def test_a_name_that_cannot_be_written_down_is_replaced_and_stays_different(self) -> None:
+        halves = [bounded(f"eve\ud83d{half}") for half in ("", "\udbff", "\ud83d")]
+        assert len(set(halves)) == 3
+        for name in halves:
+            assert read_owner(write_owner(Owner(name, name, name))) == Owner(name, name, name)
 
     async def test_a_request_is_its_senders(self) -> None:
         fairness = FairnessSettings(tenants={"red": OwnShareSettings(max_queued=1, max_running=1)})
