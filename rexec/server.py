@@ -20,6 +20,7 @@ import structlog
 from rexec.config import Config
 from rexec.core import Core
 from rexec.edge import CannotServe, Running, opened_edge
+from rexec.garbage import look_for_garbage_rarely
 from rexec.kept_process import KeptProcess
 from rexec.leading import leading
 from rexec.local import worker_command
@@ -75,6 +76,7 @@ async def until_stopped(
     starting = None
     reason = ""
     async with _entered(role):
+        look_for_garbage_rarely()
         ready(process.addresses)
         tell(process)
         if process.ends is not None:
