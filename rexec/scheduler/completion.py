@@ -46,6 +46,7 @@ def complete(state: QueueState, operation: Operation, outcome: Outcome, now: flo
     operation.outcome = outcome
     operation.completed_at = now
     del task.operations[operation.name]
+    task.waiters -= operation.waiters
     state.fleet.owner_left(task, operation.owner)
     state.effects.append(e.OperationChanged(operation.name))
     retain(state, operation, now)

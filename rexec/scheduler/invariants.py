@@ -42,6 +42,8 @@ def _check_tasks(state: QueueState) -> None:
         _require(task.stage is not Stage.COMPLETED, f"{task_id} has ended and is still kept")
         states = (task.place is not None, task.lease is not None, task.parked)
         _require(states.count(True) == 1, f"{task_id} must wait, run or be parked, and is {states}")
+        waiters = sum(operation.waiters for operation in task.operations.values())
+        _require(task.waiters == waiters, f"{waiters} wait for {task_id}, {task.waiters} were counted")
         _require(not task.parked or task.waiters == 0, f"{task_id} is parked though someone waits")
         _require(bool(task.operations), f"{task_id} runs for nobody")
         _require(

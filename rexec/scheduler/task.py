@@ -158,6 +158,8 @@ class Task:
     stage: Stage = Stage.QUEUED
     operations: dict[str, Operation] = field(default_factory=dict)
     """The live ones."""
+    waiters: int = 0
+    """How many streams wait for them."""
     lease: Lease | None = None
     """Live or settling; None while it waits and once it has ended."""
     hedge: Lease | None = None
@@ -190,11 +192,6 @@ class Task:
     def __post_init__(self) -> None:
         demand = self.candidate.demand
         self.need = need_of(demand.slots, demand.cpu_millis, demand.memory_bytes)
-
-    @property
-    def waiters(self) -> int:
-        """How many streams wait, over all operations."""
-        return sum(operation.waiters for operation in self.operations.values())
 
     def counts_on(self, lease: Lease) -> bool:
         """Whether the result of that lease would be the task's."""

@@ -14,6 +14,7 @@ def waiter_joined(state: QueueState, operation: Operation, now: float) -> None:
     """A stream waits for the operation; a parked task comes back into line."""
     operation.waiters += 1
     if operation.outcome is None:
+        operation.task.waiters += 1
         operation.task.abandon_at = None
         if operation.task.parked:
             operation.task.parked = False
@@ -25,6 +26,7 @@ def waiter_left(state: QueueState, name: str, now: float) -> None:
     operation = state.operations.get(name)
     if operation is not None and operation.waiters > 0:
         operation.waiters -= 1
+        operation.task.waiters -= operation.outcome is None
         watch_abandonment(state, operation.task, now)
         _park(state, operation.task)
 
