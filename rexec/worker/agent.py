@@ -4,14 +4,18 @@ The stream may break at any time and nothing else stops because of it: commands 
 acknowledged, and the next stream begins with the list of what is held. Only the scheduler ends a lease early (Revoke,
 Welcome.unknown), or the agent when it has to leave.
 
-Leaving (`drain`): no new leases; those whose command has not started are handed back at once; commands that run may end
-within the grace, what is left then is killed and handed back.
+Leaving (`drain`): no new leases; those whose command has not started are handed back at once, and so are those of which the
+scheduler knows that they would outlast the grace; other commands that run may end within it, what is left then is killed and
+handed back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 import structlog
@@ -36,8 +40,14 @@ _log = structlog.get_logger()
 ACKNOWLEDGE_SECONDS = 2.0
 """How long a leaving agent waits for the scheduler to take note of what it handed back."""
 
+FAREWELL_SECONDS = 1.0
+"""How long a leaving agent waits for the scheduler to end the stream: a stream that is cut may lose what was said last."""
+
 WELCOME_SECONDS = 10.0
 """How long a scheduler may take to answer Hello; one that hangs is not waited for when another may have taken over."""
+
+MAX_GRACE_SECONDS = 7 * 86400.0
+"""A longer grace is told as this."""
 
 _DEFAULT_HEARTBEAT_SECONDS = 5.0
 
@@ -57,6 +67,8 @@ class Agent:
         self._leases = HeldLeases(self._settings.slots, self._settings.prefetch_leases)
         self._outbox: asyncio.Queue[worker_pb2.FromWorker] | None = None
         """Messages for the present stream; None between streams."""
+        self._link: Link | None = None
+        """The present stream."""
         self._granted = 0
         """Leases that the scheduler may still send, as far as it knows."""
         self._received = 0
@@ -68,6 +80,8 @@ class Agent:
         """Why the machine can take no leases now."""
         self._draining = ""
         """Why, once it is."""
+        self._leaves_at = math.inf
+        """When it leaves at the latest, by the event loop's clock."""
         self._gone = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._failed_attempts = 0
@@ -98,22 +112,47 @@ class Agent:
             connection = group.create_task(self._stay_attached())
             try:
                 await self._gone.wait()
+                await self._take_leave(connection)
             finally:
                 connection.cancel()
         _log.info("worker has left", reason=self._draining)
 
-    def drain(self, reason: str, grace_seconds: float) -> None:
-        """Leave: at once if nothing runs, after `grace_seconds` at the latest. A second call may shorten the grace."""
-        if not self._draining:
+    async def _take_leave(self, connection: asyncio.Task[None]) -> None:
+        link, outbox = self._link, self._outbox
+        if link is None or outbox is None:
+            return
+        with suppress(TimeoutError, LinkBroken):
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await outbox.join()
+                await link.finish()
+                await asyncio.wait([connection])
+
+    def drain(self, reason: str, grace_seconds: float, hand_back: Iterable[LeaseKey] = ()) -> None:
+        """Leave: at once if nothing runs, after `grace_seconds` at the latest. For those of `hand_back` it does not wait. A
+        second call may shorten the grace, which is told to the scheduler, who may know what would outlast it."""
+        leaves_at = asyncio.get_running_loop().time() + grace_seconds
+        is_first, self._draining = not self._draining, self._draining or reason
+        if leaves_at < self._leaves_at:
             _log.info("worker is leaving", reason=reason, grace_seconds=grace_seconds, leases=len(self._leases))
-            self._draining = reason
-            self._send(worker_pb2.FromWorker(draining=worker_pb2.Draining(reason=reason)))
+            self._leaves_at = leaves_at
+            self._send_draining()
+            asyncio.get_running_loop().call_later(grace_seconds, self._hand_back, reason)
+        if is_first:
             self._grant()
             for held in self._leases:
                 if held.phase < worker_pb2.Progress.RUNNING:
                     self._stop(held, worker_pb2.Finished.BACK_PRESSURE, reason)
-        asyncio.get_running_loop().call_later(grace_seconds, self._hand_back, reason)
+        for key in hand_back:
+            wanted = self._leases.get(key)
+            if wanted is not None:
+                self._stop(wanted, worker_pb2.Finished.BACK_PRESSURE, f"{reason}; the command would not end in time")
         self._leave_if_done()
+
+    def _send_draining(self) -> None:
+        draining = worker_pb2.Draining(reason=self._draining)
+        left_seconds = max(0.0, self._leaves_at - asyncio.get_running_loop().time())
+        draining.grace.FromMilliseconds(round(min(left_seconds, MAX_GRACE_SECONDS) * 1000))
+        self._send(worker_pb2.FromWorker(draining=draining))
 
     def _hand_back(self, reason: str) -> None:
         for held in self._leases:
@@ -131,6 +170,7 @@ class Agent:
             refused = False
             try:
                 async with self._dial() as link:
+                    self._link = link
                     await self._attached(link)
             except* LinkBroken as group:
                 broken = _first(group)
@@ -139,9 +179,11 @@ class Agent:
                     _log.warning(news, reason=str(broken), held=len(self._leases))
                 refused = isinstance(broken, Refused)
             finally:
-                self._outbox = None
+                self._outbox = self._link = None
                 for held in self._leases:
                     held.log.forget_readers()
+            if self._gone.is_set():
+                return  # in order: the scheduler has heard all
             await asyncio.sleep(self._backoff_seconds(refused))
 
     def _backoff_seconds(self, refused: bool) -> float:
@@ -183,7 +225,7 @@ class Agent:
                 # Not in Hello, and what was said of it before may have been lost with the stream or the scheduler.
                 self._send_progress(held)
         if self._draining:
-            self._send(worker_pb2.FromWorker(draining=worker_pb2.Draining(reason=self._draining)))
+            self._send_draining()
         self._grant()
         interval = welcome.heartbeat_interval.ToMilliseconds() / 1000 or _DEFAULT_HEARTBEAT_SECONDS
         async with asyncio.TaskGroup() as group:
@@ -232,8 +274,9 @@ class Agent:
                 if held is not None:
                     self._forget(held, "acknowledged")
             case "drain":
-                grace = message.drain.grace
-                self.drain(message.drain.reason or "the scheduler said so", grace.ToMilliseconds() / 1000)
+                drain = message.drain
+                hand_back = [LeaseKey(lease.lease_id, lease.epoch) for lease in drain.hand_back]
+                self.drain(drain.reason or "the scheduler said so", drain.grace.ToMilliseconds() / 1000, hand_back)
             case "read_log":
                 held = self._leases.get(LeaseKey(message.read_log.lease_id, message.read_log.epoch))
                 if held is not None:
@@ -394,6 +437,7 @@ def _first(group: BaseExceptionGroup[LinkBroken]) -> LinkBroken:
 async def _write(link: Link, outbox: asyncio.Queue[worker_pb2.FromWorker]) -> None:
     while True:
         await link.send(await outbox.get())
+        outbox.task_done()
 
 
 def _stopped(lease_id: str, epoch: int, failure: worker_pb2.Finished.Failure, reason: str) -> worker_pb2.Finished:

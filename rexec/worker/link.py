@@ -72,6 +72,10 @@ class Link(Protocol):
         """The next message. Raises LinkBroken, also when the scheduler ends the stream in good order."""
         ...
 
+    async def finish(self) -> None:
+        """Nothing more will be sent: the scheduler ends the stream when it has heard everything. Raises LinkBroken."""
+        ...
+
 
 Dial = Callable[[], AbstractAsyncContextManager[Link]]
 """Opens a stream; leaving the context ends it. Raises LinkBroken, here or when the stream is used first."""
@@ -104,6 +108,12 @@ class _GrpcLink:
     async def send(self, message: worker_pb2.FromWorker) -> None:
         try:
             await self._call.write(message)
+        except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError) as failure:
+            raise _broken(failure) from failure
+
+    async def finish(self) -> None:
+        try:
+            await self._call.done_writing()
         except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError) as failure:
             raise _broken(failure) from failure
 

@@ -33,6 +33,9 @@ class Stream:
             raise LinkBroken("cut by the test")
         return message
 
+    async def finish(self) -> None:
+        self.cut()
+
     def cut(self) -> None:
         self.down.put_nowait(None)
 

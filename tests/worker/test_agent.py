@@ -331,10 +331,55 @@ async def test_what_does_not_end_within_the_grace_is_handed_back(rig: Rig) -> No
         await rig.agent._gone.wait()
 
 
-async def test_an_idle_worker_leaves_at_once(rig: Rig) -> None:
-    await rig.attached()
+async def test_an_idle_worker_leaves_at_once_and_says_so(rig: Rig) -> None:
+    stream = await rig.attached()
+    await stream.credit(3)
     rig.agent.drain("SIGTERM", 60)
     assert rig.agent._gone.is_set()
+    assert (await stream.until(lambda m: m.HasField("draining"))).draining.reason == "SIGTERM"
+
+
+async def test_what_the_scheduler_knows_to_outlast_the_grace_is_handed_back_at_once(rig: Rig) -> None:
+    stream = await rig.attached()
+    short, long = await rig.blocking(), await rig.worker.lease("/bin/sleep", "1000")
+    for lease in (short, long):
+        stream.lease(lease)
+    await stream.until(lambda _: phases(stream) >= {(short.lease_id, 3), (long.lease_id, 3)})
+    rig.agent.drain("SIGTERM", 600)
+    draining = (await stream.until(lambda m: m.HasField("draining"))).draining
+    assert 590 < draining.grace.ToSeconds() <= 600
+    drain = worker_pb2.Drain(reason="SIGTERM", hand_back=[worker_pb2.HeldLease(lease_id=long.lease_id, epoch=1)])
+    drain.grace.FromSeconds(600)
+    stream.down.put_nowait(worker_pb2.ToWorker(drain=drain))
+    back = await stream.finished()
+    assert (back.lease_id, back.failure) == (long.lease_id, Finished.BACK_PRESSURE)
+    stream.acknowledge(back)
+    rig.open_gate()
+    finished = await stream.finished()
+    assert (finished.lease_id, finished.failure) == (short.lease_id, Finished.NONE)
+    stream.acknowledge(finished)
+    async with asyncio.timeout(SECONDS):
+        await rig.agent._gone.wait()
+
+
+async def test_a_worker_that_leaves_says_so_again_on_the_next_stream_and_when_it_has_less_time(rig: Rig) -> None:
+    stream = await rig.attached()
+    lease = await rig.blocking()
+    stream.lease(lease)
+    await stream.running(lease.lease_id)
+    rig.agent.drain("SIGTERM", 6000)
+    stream.cut()
+    stream = await rig.scheduler.stream()
+    await stream.hello(resumed=[worker_pb2.HeldLease(lease_id=lease.lease_id, epoch=1)])
+    again = (await stream.until(lambda m: m.HasField("draining"))).draining
+    assert (again.reason, 5900 < again.grace.ToSeconds() <= 6000) == ("SIGTERM", True)
+    rig.agent.drain("less time", 7000)
+    rig.agent.drain("less time", 600)
+    assert (await stream.until(lambda m: m.HasField("draining"))).draining.grace.ToSeconds() <= 600
+    rig.open_gate()
+    stream.acknowledge(await stream.finished())
+    async with asyncio.timeout(SECONDS):
+        await rig.agent._gone.wait()
 
 
 async def test_heartbeats_tell_how_the_machine_is(rig: Rig) -> None:
