@@ -164,6 +164,9 @@ def worker(
 
     Only connects outwards. SIGTERM, or `rexec drain`, lets running actions end and hands back what does not end in time
     ([worker] drain_grace_seconds); a second SIGTERM hands back all of it. Exit status: 0 once it has left, 1 if it cannot work.
+
+    At its start it looks for compilers and what else the machine is, and offers it as platform properties such as gcc=12.2.0
+    and os=debian-12 ([worker] announce); `rexec workers --wide` lists them.
     """
     try:
         channel_target(server)

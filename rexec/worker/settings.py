@@ -10,6 +10,7 @@ from enum import StrEnum
 import msgspec
 
 from rexec.address import channel_target, host_and_port
+from rexec.worker.announcement import DEFAULT, FACTS, MAX_PROGRAMS, PROGRAM_NAME
 from rexec.worker.capacity import capacity
 from rexec.worker.landlock_settings import LandlockSettings
 
@@ -63,8 +64,14 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     reuse_input_roots: bool = True
     """Lay out the inputs of an action by changing what an earlier one has left of its own. Off: each gets a new directory."""
 
+    announce: tuple[str, ...] = DEFAULT
+    """What to find out about the machine when the worker starts, and to offer as platform properties: os (debian-12), libc
+    (glibc-2.36), cores, memory (memory-gib), and programs by their names: each offers the versions found (gcc=12.2.0) and the
+    SHA-256 of the file (gcc-digest). Empty: nothing but OSFamily, ISA and Arch."""
+
     properties: dict[str, list[str]] = msgspec.field(default_factory=dict)
-    """Platform properties offered beside those found out about the machine (OSFamily, ISA); each may have several values."""
+    """Platform properties offered beside those found out about the machine (OSFamily, ISA, `announce`), which the same names
+    replace; each may have several values, or none."""
 
     resources: dict[str, int] = msgspec.field(default_factory=dict)
     """Countable things that actions use up while they run, for example {"gpu" = 1}. Beside those found out about the machine
@@ -164,6 +171,10 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             _require(0 <= getattr(self, field) < math.inf, field, getattr(self, field), "0 or more")
         # Less than a shell and its pipes need is a mistake.
         _require(self.max_open_files >= 16, "max_open_files", self.max_open_files, "at least 16")
+        for name in self.announce:
+            _require(bool(PROGRAM_NAME.fullmatch(name)), "announce", repr(name), "names of programs, without directories")
+        programs = len(set(self.announce) - set(FACTS))
+        _require(programs <= MAX_PROGRAMS, "announce", f"{programs} programs", f"at most {MAX_PROGRAMS}")
         for name, amount in self.resources.items():
             _require(bool(name) and 0 <= amount < 1 << 63, "resources", f"{name}={amount}", "a name and 0 or more")
         _require(self.slots <= MAX_SLOTS, "slots", self.slots, f"at most {MAX_SLOTS}")

@@ -9,13 +9,16 @@ import signal
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
+import msgspec
 import structlog
 
 from cas.store import BlobStore
 from cas.tree import DirectoryCache
 from rexec.worker.action import ActionContext
 from rexec.worker.agent import Agent
+from rexec.worker.announcement import announced
 from rexec.worker.blob_files import BlobFiles
 from rexec.worker.files import FileCache
 from rexec.worker.isolations import isolation_of
@@ -105,6 +108,9 @@ async def open_agent(
         with _usable(cache_dir, "--cache-dir, or [worker] cache_dir"):
             files = FileCache(BlobFiles(cache_dir), settings.cache_max_bytes)
             await files.adopt()
+        memory = Path(workspace.path, "programs.json")
+        found = await asyncio.to_thread(announced, settings.announce, settings.environment, memory)
+        settings = msgspec.structs.replace(settings, properties={**found, **settings.properties})
         processes = Processes()
         processes.adopt_orphans()
         context = ActionContext(
