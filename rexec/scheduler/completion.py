@@ -27,11 +27,7 @@ def end(state: QueueState, task: Task, outcome: Outcome, now: float) -> None:
         complete(state, operation, outcome, now)
     task.stage = Stage.COMPLETED
     task.abandon_at = None
-    del state.tasks[task.task_id]
-    state.unsettled.discard(task.task_id)
-    key = (task.candidate.instance_name, task.candidate.action_digest)
-    if state.in_flight.get(key) is task:
-        del state.in_flight[key]
+    state.remove(task)
     # Its operations are kept for a while and would keep the whole command in memory.
     task.candidate = msgspec.structs.replace(task.candidate, payload=None)
     state.effects.append(e.TaskCompleted(task.task_id, task.queued_at, outcome, task.candidate.action_digest))

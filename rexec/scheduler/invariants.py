@@ -65,6 +65,8 @@ def _check_tasks(state: QueueState) -> None:
                 task.hedge.worker.name != task.lease.worker.name,
                 f"{task_id} has both leases on {task.lease.worker.name}",
             )
+    kinds = Counter((task.candidate.requirement, task.need) for task in state.tasks.values())
+    _require(kinds == state.kinds, f"tasks are of {kinds}, {state.kinds} were counted")
     for key, task in state.in_flight.items():
         _require(state.tasks.get(task.task_id) is task, f"{key} would join a task that has ended")
         _require(not task.candidate.do_not_cache, f"{key} would join a task that is not to be shared")

@@ -143,9 +143,7 @@ def _restore_task(
     task.epoch = max(said.epoch, generation * EPOCHS)
     task.losses = list(said.losses)
     task.expected_seconds = said.expected_seconds
-    state.tasks[task_id] = task
-    if not candidate.do_not_cache:
-        state.in_flight[(candidate.instance_name, candidate.action_digest)] = task
+    state.add(task)
     worker = state.fleet.workers.get(said.lease.session) if said.lease is not None else None
     if said.lease is not None and worker is not None:
         _restore_lease(state, task, worker, said.lease, now)
@@ -212,11 +210,7 @@ def _remove(state: QueueState, task: Task, restored: Restored) -> None:
     """A task that is nobody's, because its operations cannot be read."""
     restored.unreadable.append(f"task {task.task_id[:100]!r}: it has no operation")
     restored.unread_tasks.append(task.arrival)
-    del state.tasks[task.task_id]
-    state.unsettled.discard(task.task_id)
-    key = (task.candidate.instance_name, task.candidate.action_digest)
-    if state.in_flight.get(key) is task:
-        del state.in_flight[key]
+    state.remove(task)
     lease = task.lease
     if lease is not None:
         state.accounts.released(lease, state.now)

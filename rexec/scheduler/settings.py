@@ -53,6 +53,9 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """Bytes of the responses of completed operations kept at most; the oldest go first."""
     max_queued_operations: int = 50_000
     """Operations that may wait for a worker. Past it clients are told to come back later."""
+    max_kinds: int = 1000
+    """Different platforms and sizes (cpu, memory, slots) that actions which have not ended may ask for. Each takes memory for
+    every worker that fits, and a look at each decision; clients that would add another one are told to come back later."""
     settle_seconds: float = 30.0
     """After the start an unknown platform property is not refused while no worker has attached: they may be on their way."""
     known_properties: tuple[str, ...] = ("OSFamily", "ISA", "Arch", "cpu", "memory", "Pool", "gpu")
@@ -133,8 +136,8 @@ class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
                      "hedge_share", "contested_seconds"):  # fmt: skip
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 or more")
-        for name in ("max_attempts", "max_retained_operations", "max_retained_bytes", "max_queued_operations", "max_slots",
-                     "max_input_directories", "max_log_readers", "quarantine_failures"):  # fmt: skip
+        for name in ("max_attempts", "max_retained_operations", "max_retained_bytes", "max_queued_operations", "max_kinds",
+                     "max_slots", "max_input_directories", "max_log_readers", "quarantine_failures"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
         if self.default_timeout_seconds > self.max_timeout_seconds:

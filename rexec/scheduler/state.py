@@ -28,6 +28,8 @@ from rexec.scheduler.accounts import Accounts
 from rexec.scheduler.contested import ContestedNames
 from rexec.scheduler.deadlines import Deadlines
 from rexec.scheduler.fleet import Fleet
+from rexec.scheduler.need import Need
+from rexec.scheduler.platform import Requirement
 from rexec.scheduler.record import Record
 from rexec.scheduler.retention import Retention
 from rexec.scheduler.settings import SchedulerSettings
@@ -55,6 +57,8 @@ class QueueState:
     """All that a worker may still have, revoked ones too."""
     in_flight: dict[tuple[str, Digest], Task] = field(default_factory=dict)
     """Tasks that an equal action may join, by instance name and action digest."""
+    kinds: dict[tuple[Requirement, Need], int] = field(default_factory=dict)
+    """How many of the tasks ask for the same of a worker."""
     queued_operations: int = 0
     """Live operations in stage QUEUED."""
     accounts: Accounts = field(default_factory=Accounts)
@@ -104,6 +108,28 @@ class QueueState:
         """The number of a task that arrives now."""
         self.arrivals += 1
         return self.arrivals - 1
+
+    def add(self, task: Task) -> None:
+        """A task that has not ended."""
+        candidate = task.candidate
+        self.tasks[task.task_id] = task
+        if not candidate.do_not_cache:
+            self.in_flight[candidate.instance_name, candidate.action_digest] = task
+        kind = candidate.requirement, task.need
+        self.kinds[kind] = self.kinds.get(kind, 0) + 1
+
+    def remove(self, task: Task) -> None:
+        """The task has ended."""
+        candidate = task.candidate
+        del self.tasks[task.task_id]
+        self.unsettled.discard(task.task_id)
+        key = candidate.instance_name, candidate.action_digest
+        if self.in_flight.get(key) is task:
+            del self.in_flight[key]
+        kind = candidate.requirement, task.need
+        self.kinds[kind] -= 1
+        if not self.kinds[kind]:
+            del self.kinds[kind]
 
     def operation(self, name: str) -> Operation:
         """The operation of that name. Raises OperationNotFound."""

@@ -34,9 +34,8 @@ def submit(state: QueueState, event: e.Submit, now: float) -> None:
             raise _no_worker_fits(state, unknown)
         task = Task(event.task_id, candidate, state.next_arrival(), now, candidate.priority)
         expect_use(state, task)
-        state.tasks[task.task_id] = task
-        if not candidate.do_not_cache:
-            state.in_flight[key] = task
+        _require_known_kind(state, task)
+        state.add(task)
         if unknown:
             expect_properties(state, task)
     operation = Operation(event.operation_name, task, event.view, owner=candidate.owner)
@@ -86,6 +85,15 @@ def settle(state: QueueState, now: float) -> None:
         if unknown:
             end(state, task, Outcome(_no_worker_fits(state, unknown)), now)
     state.unsettled.clear()
+
+
+def _require_known_kind(state: QueueState, task: Task) -> None:
+    """Raises QueueFull if the task asks for what no other one does, and that would be one kind too many."""
+    if (task.candidate.requirement, task.need) not in state.kinds and len(state.kinds) >= state.settings.max_kinds:
+        raise QueueFull(
+            f"actions ask for {len(state.kinds)} different platforms and sizes already, the most allowed"
+            " ([scheduler] max_kinds); ask for cpu and memory in fewer sizes"
+        )
 
 
 def _unknown_names(state: QueueState, requirement: Requirement) -> list[str]:

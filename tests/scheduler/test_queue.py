@@ -10,7 +10,7 @@ from cas.errors import Cancelled, Code, NoWorkerFits, OperationNotFound, QueueFu
 from rexec.scheduler import events as e
 from rexec.scheduler.platform import Requirement
 from rexec.scheduler.settings import SchedulerSettings
-from rexec.scheduler.task import Candidate, Failure, HeldLease, Stage
+from rexec.scheduler.task import Candidate, Demand, Failure, HeldLease, Stage
 from tests.scheduler.rules import LINUX, Driver, of_kind
 
 WINDOWS = frozenset({("OSFamily", "windows")})
@@ -105,6 +105,17 @@ class TestOrder:
         rules.attach(slots=2)
         rules.submit("a")
         rules.submit("c")
+
+    def test_the_different_things_that_actions_ask_for_are_bounded(self) -> None:
+        rules = Driver(SchedulerSettings(max_kinds=2))
+        worker = rules.attach(slots=8)
+        rules.submit(demand=Demand(slots=2))
+        rules.submit(demand=Demand(slots=3))
+        with pytest.raises(QueueFull, match="2 different platforms and sizes"):
+            rules.submit("another kind", demand=Demand(slots=4))
+        rules.submit(demand=Demand(slots=3))  # more of the same is no matter
+        rules.finish(worker)
+        rules.submit("another kind", demand=Demand(slots=4))
 
 
 class TestMerging:
