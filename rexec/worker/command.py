@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cas.errors import FailedPrecondition, MalformedRequest
@@ -24,11 +24,23 @@ class Invocation:
     """The working directory, an absolute path."""
 
 
-def invocation(command: re_pb2.Command, directory: str, defaults: Mapping[str, str], tmp: str) -> Invocation:
+def _as_it_is(path: str) -> str:
+    return path
+
+
+def invocation(
+    command: re_pb2.Command,
+    directory: str,
+    defaults: Mapping[str, str],
+    tmp: str,
+    place: Callable[[str], str] = _as_it_is,
+) -> Invocation:
     """What `command` starts in `directory`.
 
     The environment is `defaults` and TMPDIR, overridden by the Command; nothing else. argv[0] is absolute, relative to the
     working directory if it has a slash, and else looked up in the PATH of that environment (REAPI, Command.arguments).
+
+    All paths are those that the command sees; `place` tells where such a path is on this machine, if that is not the same.
 
     Raises MalformedRequest for what no system can start, FailedPrecondition if the program is not found here.
     """
@@ -44,19 +56,20 @@ def invocation(command: re_pb2.Command, directory: str, defaults: Mapping[str, s
                 f"environment variable {variable.name[:200]!r} has a name or value that none can have"
             )
         environment[variable.name] = variable.value
-    program = _find(command.arguments[0], directory, environment.get("PATH", DEFAULT_PATH))
+    program = _find(command.arguments[0], directory, environment.get("PATH", DEFAULT_PATH), place)
     return Invocation(program, list(command.arguments), environment, directory)
 
 
-def _find(name: str, directory: str, path: str) -> str:
+def _find(name: str, directory: str, path: str, place: Callable[[str], str]) -> str:
     if "/" in name:
         program = os.path.join(directory, name)
-        _require_runnable(program, name)
+        _require_runnable(place(program), name)
         return program
     for entry in path.split(":"):
         # An empty entry is the working directory (POSIX, environment variable PATH).
         candidate = os.path.join(directory, entry, name)
-        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+        here = place(candidate)
+        if os.path.isfile(here) and os.access(here, os.X_OK):
             return candidate
     raise FailedPrecondition(f"no program {name[:200]!r} in PATH {path[:1000]!r}")
 

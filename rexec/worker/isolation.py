@@ -6,6 +6,7 @@ in a file of its own:
 
     none         here: a plain process in the input root
     landlock     rights given up by the thread that starts it, without privileges or other programs
+    bubblewrap   namespaces of its own, through bwrap(1)
 
 Which one a setting stands for is in `isolations`. How a command is waited for, timed and killed stays with the runner,
 whatever the isolation.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rexec.worker.bubblewrap import Bubblewrap
 from rexec.worker.isolation import Isolation, NoIsolation
 from rexec.worker.landlock_isolation import LandlockIsolation
 from rexec.worker.settings import IsolationKind, WorkerSettings
@@ -15,3 +16,5 @@ def isolation_of(settings: WorkerSettings) -> Isolation:
             return NoIsolation()
         case IsolationKind.LANDLOCK:
             return LandlockIsolation(settings.landlock, own)
+        case IsolationKind.BUBBLEWRAP:
+            return Bubblewrap(settings.bubblewrap, own)

@@ -23,12 +23,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import select
 import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from rexec.worker.process_table import ProcessStat, all_processes, children_of_this_process, lies_in, stat_of, tree_of
@@ -67,6 +68,8 @@ class ActionProcesses:
     directory: str
     """The action's directory; input root and TMPDIR are in it."""
     start_ticks: int
+    orphans_usage: list[resource.struct_rusage] = field(default_factory=list)
+    """Of its orphans that have been waited for here, and of what they waited for themselves."""
 
     def signal(self, number: int, *, spared: int = 0) -> None:
         """Signal all processes that are still in the first one's group, but for the one with the number `spared`."""
@@ -104,7 +107,7 @@ class Processes:
         has shed all that tells whose it is, and what orphans have started. Also waits for those that have ended."""
         found: dict[int, list[int]] = {}
         for pid in children_of_this_process() or ():
-            if pid in self._running or pid in self._spared or _reaped(pid):
+            if pid in self._running or pid in self._spared or self._reaped(pid):
                 continue
             try:
                 owner = self._owner_of(stat_of(pid))
@@ -123,7 +126,7 @@ class Processes:
             return True
         found = False
         for pid in children:
-            if pid not in self._running and pid not in self._spared and not _reaped(pid):
+            if pid not in self._running and pid not in self._spared and not self._reaped(pid):
                 found = True
         return found
 
@@ -145,7 +148,7 @@ class Processes:
                         and process.pid not in self._running
                         and process.pid not in self._spared
                     ):
-                        _reaped(process.pid)
+                        self._reaped(process.pid)
                 elif self._belongs(process, action, table):
                     found.append(process)
             return found
@@ -156,6 +159,18 @@ class Processes:
     def ended(self, action: ActionProcesses) -> None:
         """The first process was waited for: its number means nothing any more."""
         self._running.pop(action.pid, None)
+
+    def _reaped(self, pid: int) -> bool:
+        """Take note of the end of a child that nobody waits for; False if it is still alive."""
+        try:
+            session = stat_of(pid).session
+            ended, _, usage = os.wait4(pid, os.WNOHANG)
+        except (ProcessLookupError, ChildProcessError):
+            return True
+        owner = self._running.get(session)
+        if ended and owner is not None:
+            owner.orphans_usage.append(usage)
+        return ended == pid
 
     def _belongs(self, process: ProcessStat, action: ActionProcesses, table: dict[int, ProcessStat]) -> bool:
         me = os.getpid()
@@ -247,11 +262,3 @@ def _wait(watched: list[int]) -> None:
 def _close(fds: list[int]) -> None:
     for fd in fds:
         os.close(fd)
-
-
-def _reaped(pid: int) -> bool:
-    """Take note of the end of a child that nobody waits for; False if it is still alive."""
-    try:
-        return os.waitpid(pid, os.WNOHANG)[0] == pid
-    except ChildProcessError:
-        return True

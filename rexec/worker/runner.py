@@ -150,7 +150,7 @@ class Runner:
             signal_number=-code if code < 0 else 0,
             timed_out=timed_out,
             wall_seconds=ended - started,
-            usage=Usage.of(usage, seen_memory_bytes),
+            usage=Usage.of(usage, seen_memory_bytes, action.orphans_usage),
             excess=excess,
         )
 

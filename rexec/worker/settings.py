@@ -11,6 +11,7 @@ import msgspec
 
 from rexec.address import channel_target, host_and_port
 from rexec.worker.announcement import DEFAULT, FACTS, MAX_PROGRAMS, PROGRAM_NAME
+from rexec.worker.bubblewrap_settings import BubblewrapSettings
 from rexec.worker.capacity import capacity
 from rexec.worker.landlock_settings import LandlockSettings
 
@@ -26,6 +27,7 @@ class IsolationKind(StrEnum):
 
     NONE = "none"
     LANDLOCK = "landlock"
+    BUBBLEWRAP = "bubblewrap"
 
 
 class MemoryLimit(StrEnum):
@@ -113,9 +115,13 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     isolation: IsolationKind = IsolationKind.NONE
     """What keeps an action apart from the machine and from other actions. Offered as the platform property Isolation.
     "none": nothing, it is a plain process. "landlock": without privileges or other programs, it reads its inputs and what
-    [worker.landlock] declares, and writes its input root and its TMPDIR."""
+    [worker.landlock] declares, and writes its input root and its TMPDIR. "bubblewrap": through the
+    program bwrap, in namespaces of its own: no other process, no network, and of the files those and what
+    [worker.bubblewrap] declares."""
 
     landlock: LandlockSettings = LandlockSettings()
+
+    bubblewrap: BubblewrapSettings = BubblewrapSettings()
 
     environment: dict[str, str] = msgspec.field(default_factory=lambda: {"PATH": DEFAULT_PATH})
     """The declared default environment of every action; the Command's variables override it. Nothing else gets in,

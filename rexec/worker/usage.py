@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from protos.rexec.worker.v1 import worker_pb2
@@ -13,7 +14,8 @@ _BLOCK_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Of the first process and of all that were waited for below it; one that nobody waited for is not in it."""
+    """Of the first process, of all that were waited for below it, and of orphans in its session; one that made a session of its
+    own and was waited for by nobody is not in it."""
 
     user_seconds: float
     system_seconds: float
@@ -28,16 +30,19 @@ class Usage:
     involuntary_context_switches: int
 
     @staticmethod
-    def of(usage: resource.struct_rusage, seen_memory_bytes: int) -> Usage:
+    def of(
+        first: resource.struct_rusage, seen_memory_bytes: int, orphans: Sequence[resource.struct_rusage] = ()
+    ) -> Usage:
         """From wait4(2), and the most memory that was seen in use by all processes at once."""
+        every = (first, *orphans)
         return Usage(
-            user_seconds=usage.ru_utime,
-            system_seconds=usage.ru_stime,
-            peak_memory_bytes=max(usage.ru_maxrss * 1024, seen_memory_bytes),
-            read_bytes=usage.ru_inblock * _BLOCK_BYTES,
-            written_bytes=usage.ru_oublock * _BLOCK_BYTES,
-            voluntary_context_switches=usage.ru_nvcsw,
-            involuntary_context_switches=usage.ru_nivcsw,
+            user_seconds=sum(usage.ru_utime for usage in every),
+            system_seconds=sum(usage.ru_stime for usage in every),
+            peak_memory_bytes=max(seen_memory_bytes, *(usage.ru_maxrss * 1024 for usage in every)),
+            read_bytes=sum(usage.ru_inblock for usage in every) * _BLOCK_BYTES,
+            written_bytes=sum(usage.ru_oublock for usage in every) * _BLOCK_BYTES,
+            voluntary_context_switches=sum(usage.ru_nvcsw for usage in every),
+            involuntary_context_switches=sum(usage.ru_nivcsw for usage in every),
         )
 
     def to_proto(self) -> worker_pb2.ResourceUsage:
