@@ -18,6 +18,7 @@ from protos.rexec.worker.v1 import worker_pb2
 from rexec.worker.action import ActionContext, LeasedAction
 from rexec.worker.blob_files import BlobFiles
 from rexec.worker.files import FileCache
+from rexec.worker.isolations import isolation_of
 from rexec.worker.kept_rooms import KeptRooms
 from rexec.worker.outage import Outage
 from rexec.worker.processes import Processes
@@ -149,6 +150,8 @@ def settings_for(work_dir: Path, **changes: Any) -> WorkerSettings:
 
 async def make_context(work_dir: Path, store: MemoryStore, **changes: Any) -> ActionContext:
     settings = settings_for(work_dir, **changes)
+    isolation = isolation_of(settings)
+    isolation.require()
     workspace = Workspace(settings.work_dir)
     workspace.claim()
     files = FileCache(BlobFiles(f"{workspace.path}/cache"), settings.cache_max_bytes)
@@ -162,6 +165,7 @@ async def make_context(work_dir: Path, store: MemoryStore, **changes: Any) -> Ac
         runner=runner_of(settings, processes, workspace),
         memory_bytes=settings.offered_resources().get("memory", 0),
         slots=Slots(settings.slots),
+        isolation=isolation,
         store_of=lambda _instance: store,
         outage=Outage(0.0),
         kept=KeptRooms(workspace, settings.max_kept_rooms),
