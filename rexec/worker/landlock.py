@@ -18,7 +18,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import stat
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -98,6 +97,11 @@ GAPS: Final = (
 """What is denied only since a version, or denied too much before it; for people."""
 
 
+_RULE_PATH_BENEATH: Final = 1
+_BENEATH: Final = struct.Struct("=Qi")
+"""struct landlock_path_beneath_attr."""
+
+
 @dataclass(frozen=True, slots=True)
 class Handled:
     """What a ruleset denies unless a rule allows it."""
@@ -113,6 +117,10 @@ class Rule:
 
     path: str
     access: FileAccess
+
+    def for_what_it_is(self) -> Rule:
+        """Without what only directories have, if it is none now: the kernel refuses the rest, and trying twice takes time."""
+        return self if os.path.isdir(self.path) else Rule(self.path, self.access & _OF_FILES)
 
 
 def handled_by(abi: int, *, tcp: bool = True, reads: bool = True) -> Handled:
@@ -132,6 +140,11 @@ def ruleset_attribute(handled: Handled, abi: int) -> bytes:
     """struct landlock_ruleset_attr (linux/landlock.h), as long as this version knows it."""
     fields = [handled.files, *((handled.net,) if abi >= 4 else ()), *((handled.scope,) if abi >= 6 else ())]
     return struct.pack(f"={len(fields)}Q", *fields)
+
+
+def packed(rules: Iterable[Rule], handled: Handled) -> list[tuple[bytes, int]]:
+    """In the kernel's terms; a right that is not handled needs no rule and must have none."""
+    return [(os.fsencode(rule.path), access) for rule in rules if (access := int(rule.access & handled.files))]
 
 
 def without_those_below(rules: Iterable[Rule]) -> list[Rule]:
@@ -162,33 +175,39 @@ class Landlock:
         """The version that the kernel has. Raises OSError: ENOSYS without Landlock, EOPNOTSUPP if it is switched off."""
         return call(self._create, 0, 0, 1)  # LANDLOCK_CREATE_RULESET_VERSION
 
-    def restrict_this_thread(self, abi: int, handled: Handled, rules: Sequence[Rule]) -> None:
-        """Leave this thread, and what it starts, only what `rules` allow of what is `handled`; for good.
+    def restrict_this_thread(self, abi: int, handled: Handled, rules: Sequence[tuple[bytes, int]]) -> None:
+        """Leave this thread, and what it starts, only what `rules` (see `packed`) allow of what is `handled`; for good.
 
         A path that is missing by now is passed over: there is nothing to be allowed. Needs no_new_privs. Raises OSError.
         """
-        attribute = ctypes.create_string_buffer(packed := ruleset_attribute(handled, abi), len(packed))
-        ruleset = call(self._create, ctypes.addressof(attribute), len(packed), 0)
+        form = ruleset_attribute(handled, abi)
+        attribute = ctypes.create_string_buffer(form, len(form))
+        ruleset = call(self._create, ctypes.addressof(attribute), len(form), 0)
         try:
-            for rule in rules:
-                access = rule.access & handled.files
-                if access:
-                    self._allow(ruleset, rule.path, access)
+            beneath = ctypes.create_string_buffer(_BENEATH.size)
+            for path, access in rules:
+                self._allow(ruleset, path, access, beneath)
             call(self._restrict, ruleset, 0)
         finally:
             close(ruleset)
 
-    def _allow(self, ruleset: int, path: str, access: FileAccess) -> None:
+    def _allow(self, ruleset: int, path: bytes, access: int, beneath: ctypes.Array[ctypes.c_char]) -> None:
         try:
-            fd = open_path(os.fsencode(path))
+            fd = open_path(path)
         except OSError as reason:
             if reason.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
                 return
             raise
         try:
-            if not stat.S_ISDIR(os.fstat(fd).st_mode):
-                access &= _OF_FILES
-            beneath = ctypes.create_string_buffer(struct.pack("=Qi", access, fd), 12)
-            call(self._add, ruleset, 1, ctypes.addressof(beneath), 0)  # LANDLOCK_RULE_PATH_BENEATH
+            for wanted in (access, access & _OF_FILES):
+                _BENEATH.pack_into(beneath, 0, wanted, fd)
+                try:
+                    call(self._add, ruleset, _RULE_PATH_BENEATH, ctypes.addressof(beneath), 0)
+                except OSError as reason:
+                    # No directory, though the rule says so.
+                    if reason.errno != errno.EINVAL or wanted != access:
+                        raise
+                else:
+                    return
         finally:
             close(fd)

@@ -7,8 +7,8 @@ otherwise. A program that restricts itself and then executes the command would c
 interpreter 10 ms; a process kept for forking would be the parent of the commands in the agent's place.
 
 The order is: no new privileges (without which the kernel allows none of the rest), no capabilities, Landlock, the filter. The
-filter is last, because with `audit` it stops opens until somebody answers. For the same reason nothing but the command may be
-started by vfork then, which holds the interpreter's lock until the command's exec.
+filter is last, because with `audit` it stops opens until another thread has answered. For the same reason the command is not
+started by vfork then, which would hold the interpreter's lock, and so that thread, until the exec.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rexec.worker.isolation import (
     Start,
     plain_invocation,
 )
-from rexec.worker.landlock import DEVICE, OWN, READ, FileAccess, Landlock, Rule
+from rexec.worker.landlock import DEVICE, OWN, READ, Landlock, Rule
 from rexec.worker.landlock_settings import LandlockSettings
 from rexec.worker.seccomp import Filter, Sockets
 from rexec.worker.system_calls import Architecture, architecture, drop_capabilities, gain_no_privileges
@@ -95,10 +95,9 @@ class LandlockIsolation:
         tcp = sockets is not Sockets.ALL
         self._handled = landlock.handled_by(abi, tcp=tcp, reads=not self._settings.audit)
         self._abi = abi
+        self._packed = landlock.packed(self._system, self._handled)
         self._filter = Filter(self._known, seccomp.program(self._known, sockets, notify=self._settings.audit))
         self._try_out()
-        if self._settings.audit:
-            setattr(subprocess, "_USE_VFORK", False)  # noqa: B010 - documented, but not in the types
         # Without sockets there is no TCP to be denied, whatever the version.
         gaps = [gap for since, gap in landlock.GAPS if abi < since and not (since == 4 and sockets in _OFFLINE)]
         _log.info(
@@ -134,17 +133,17 @@ class LandlockIsolation:
         def restricted() -> subprocess.Popen[bytes]:
             listener = -1
             try:
-                listener = self._restrict_this_thread([*own, *self._system])
+                listener = self._restrict_this_thread([*landlock.packed(own, self._handled), *self._packed])
             except OSError as reason:
                 raise WorkerFault(f"cannot restrict the action: {reason}") from reason
             finally:
                 if reads is not None:
                     reads.listen(listener)
-            return start()
+            return start() if reads is None else _without_vfork(start)
 
         return _in_a_thread(restricted)
 
-    def _restrict_this_thread(self, rules: Sequence[Rule]) -> int:
+    def _restrict_this_thread(self, rules: Sequence[tuple[bytes, int]]) -> int:
         """Returns the listener, -1 if there is none. Raises OSError."""
         gain_no_privileges()
         drop_capabilities(self._known)
@@ -158,7 +157,7 @@ class LandlockIsolation:
         def fails_to_write() -> bool:
             gain_no_privileges()
             drop_capabilities(self._known)
-            self._landlock.restrict_this_thread(self._abi, self._handled, self._system)
+            self._landlock.restrict_this_thread(self._abi, self._handled, self._packed)
             try:
                 os.close(os.open("/dev/null", os.O_RDWR))
                 os.mkdir(f"/rexec-{os.urandom(8).hex()}")
@@ -194,7 +193,7 @@ class LandlockIsolation:
                     raise CannotIsolate(f"[worker.landlock] declares {path}, which does not exist")
                 if os.path.exists(real):
                     self._refuse_own(path, real)
-                    rules.append(Rule(real, FileAccess(access)))
+                    rules.append(Rule(real, access).for_what_it_is())
         return landlock.without_those_below(rules)
 
     def _refuse_own(self, path: str, real: str) -> None:
@@ -204,6 +203,15 @@ class LandlockIsolation:
                     f"[worker.landlock] declares {path}, and the worker's own directory {directory} is in there or around it: "
                     "actions would see each other; put it elsewhere"
                 )
+
+
+def _without_vfork(start: Start) -> subprocess.Popen[bytes]:
+    """Start it by fork, which does not hold the interpreter's lock. Another that is started meanwhile just costs a bit more."""
+    setattr(subprocess, "_USE_VFORK", False)  # noqa: B010 - it is documented, but has no type
+    try:
+        return start()
+    finally:
+        setattr(subprocess, "_USE_VFORK", True)  # noqa: B010
 
 
 _OFFLINE: Final = (Sockets.NONE, Sockets.UNIX)
