@@ -113,6 +113,19 @@ async def test_who_may_not_know_is_told_what_it_takes(tmp_path: Path) -> None:
         assert "Traceback" not in unnamed.errors
 
 
+async def test_drain_takes_the_right_to_operate(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (server, _):
+        served = Served(f"grpc://{server.addresses[0]}", "", tmp_path)
+        refused = await told("drain", "--all", *served.who("builder"))
+        assert (refused.status, refused.output) == (1, "")
+        assert "the right to operate" in refused.errors
+        nobody = await told("drain", "--all", *served.who("operator"))
+        assert (nobody.status, nobody.output, nobody.errors) == (0, "", "rexec: no such worker\n")
+        unknown = await told("drain", "w\x1b1", *served.who("operator"))
+        assert (unknown.status, unknown.output) == (1, "")
+        assert "no worker that you may drain is named w\\x1b1" in unknown.errors
+
+
 async def test_top_without_a_terminal_is_shown_once_and_says_so(tmp_path: Path) -> None:
     async with one_that_waits(tmp_path) as served:
         shown = await told("top", *served.who("builder"))
@@ -209,6 +222,10 @@ async def test_a_server_that_does_not_know_the_question_is_too_old() -> None:
         (["top", "--interval", "0"], "--interval"),
         (["workers", "--tls-key", "k"], "expected both tls-certificate and tls-key"),
         (["ps", "--token-file", "/does/not/exist"], "/does/not/exist"),
+        (["drain"], "name workers, or say --all"),
+        (["drain", "w1", "--all"], "one of the three"),
+        (["drain", "--property", "gcc"], "expected NAME=VALUE"),
+        (["drain", "w1", "--grace", "-1"], "--grace"),
     ],
 )
 def test_a_wrong_option_is_explained(arguments: list[str], complaint: str) -> None:
@@ -227,6 +244,10 @@ def test_a_wrong_option_is_explained(arguments: list[str], complaint: str) -> No
         ),
         ("top", ["--once", "--interval", "2.0", "q or Ctrl-C", "Exit status"]),
         ("workers", ["--json", "--wide", "Exit status", "--token-file"]),
+        (
+            "drain",
+            ["[WORKER]...", "--all", "--property NAME=VALUE", "--grace", "3600", "Exit status", 'the right "operate"'],
+        ),
     ],
 )
 def test_the_help_says_what_is_needed(command: str, mentions: list[str]) -> None:
