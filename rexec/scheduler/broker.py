@@ -32,6 +32,7 @@ from rexec.scheduler.drains import Drained, Drains
 from rexec.scheduler.group_commit import GroupCommit
 from rexec.scheduler.journal import Journal
 from rexec.scheduler.log_name import Output
+from rexec.scheduler.need import MAX_MEMORY_BYTES
 from rexec.scheduler.observer import Observer, Snapshot, Unobserved
 from rexec.scheduler.outbox import Outbox
 from rexec.scheduler.queue import Queue
@@ -282,7 +283,7 @@ class Broker:
         self._apply(
             e.Finished(
                 worker_id, report.lease_id, report.epoch, settled.failure, settled.outcome, settled.evidence,
-                usage_of(report), settled.blames_worker,
+                usage_of(report), settled.blames_worker, max(0, min(report.exceeded_memory_bytes, MAX_MEMORY_BYTES)),
             )
         )  # fmt: skip
 

@@ -72,7 +72,7 @@ class Delivery:
                 task = task_of(task_id)
                 if not effect.hedge:
                     self.observer.lease_granted(now - task.queued_at)
-                self.send(worker_id, letters.lease(task_id, lease_id, epoch, task.candidate))
+                self.send(worker_id, letters.lease(task_id, lease_id, epoch, task.candidate, effect.memory_bytes))
             case e.LeaseRevoked(worker_id, lease_id, epoch, reason):
                 self.send(worker_id, letters.revoke(lease_id, epoch, reason))
             case e.LeaseAcknowledged(worker_id, lease_id, epoch):

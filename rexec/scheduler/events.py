@@ -116,6 +116,8 @@ class Finished(msgspec.Struct, frozen=True):
     """What the run took, if anything can be learned from it."""
     blames_worker: bool = True
     """For an infrastructure failure: whether the worker may be at fault, or somebody else certainly is."""
+    exceeded_memory_bytes: int = 0
+    """For the end of an action that was killed for the memory it took: how much that was when it was killed."""
 
 
 class Draining(msgspec.Struct, frozen=True):
@@ -151,6 +153,8 @@ class LeaseGranted(msgspec.Struct, frozen=True):
     """From 1; back-pressure does not count."""
     hedge: bool = False
     """A second run, beside one that takes long."""
+    memory_bytes: int = 0
+    """What it may take of the worker's memory, if that is not what its slots stand for there."""
 
 
 class LeaseRevoked(msgspec.Struct, frozen=True):

@@ -66,6 +66,7 @@ def found_worker(
             found.vitals.cache_bytes = said.cache_bytes
             found.vitals.free_disk_bytes = said.free_disk_bytes
             found.vitals.available_memory_bytes = said.available_memory_bytes
+            found.reason = found.reason or shortened(said.pause_reason)
     for lease in worker.leases.values():
         task = lease.task
         if (

@@ -37,7 +37,10 @@ def grant(state: QueueState, task: Task, worker: Worker, owner: Owner, *, hedge:
         state.accounts.began(lease, state.now)
         state.set_stage(task, Stage.EXECUTING)
     attempt = len(task.losses) + 1
-    state.effects.append(e.LeaseGranted(worker.worker_id, task.task_id, lease.lease_id, lease.epoch, attempt, hedge))
+    memory_bytes = lease.use.memory_bytes if lease.use is not None and not lease.use.plain else 0
+    state.effects.append(
+        e.LeaseGranted(worker.worker_id, task.task_id, lease.lease_id, lease.epoch, attempt, hedge, memory_bytes)
+    )
 
 
 def watch(state: QueueState, lease: Lease) -> None:

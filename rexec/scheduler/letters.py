@@ -30,8 +30,9 @@ def welcome(
     return worker_pb2.ToWorker(welcome=message)
 
 
-def lease(task_id: str, lease_id: str, epoch: int, candidate: Candidate) -> worker_pb2.ToWorker:
-    """A task to run. The candidate's payload is a `Run`."""
+def lease(task_id: str, lease_id: str, epoch: int, candidate: Candidate, memory_bytes: int = 0) -> worker_pb2.ToWorker:
+    """A task to run. The candidate's payload is a `Run`. `memory_bytes` is what it may take of the worker, if that is neither
+    what it asks for nor what its slots stand for."""
     run = cast(Run, candidate.payload)
     message = worker_pb2.Lease(
         lease_id=lease_id,
@@ -49,6 +50,9 @@ def lease(task_id: str, lease_id: str, epoch: int, candidate: Candidate) -> work
         message.demand.slots = demand.slots
         message.demand.cpu_millis = demand.cpu_millis
         message.demand.memory_bytes = demand.memory_bytes
+    if memory_bytes:
+        message.demand.slots = demand.slots
+        message.demand.memory_bytes = memory_bytes
     message.timeout.FromNanoseconds(round(candidate.timeout_seconds * 1e9))
     message.queued_timestamp.FromNanoseconds(round(run.queued_at * 1e9))
     return worker_pb2.ToWorker(lease=message)

@@ -7,6 +7,7 @@ import msgspec
 from rexec.scheduler import events as e
 from rexec.scheduler.attempts import retry
 from rexec.scheduler.completion import end
+from rexec.scheduler.enlarging import enlarged
 from rexec.scheduler.leases import drop, held
 from rexec.scheduler.patience import answered
 from rexec.scheduler.quarantine import blame, clear
@@ -49,6 +50,8 @@ def finished(state: QueueState, event: e.Finished, now: float) -> None:
     task = lease.task
     if not task.counts_on(lease):
         drop(state, lease)
+    elif event.failure is Failure.NONE and enlarged(state, lease, event.exceeded_memory_bytes):
+        retry(state, lease, "it was killed for the memory it took and gets more", now, counted=False, avoid=False)
     elif event.failure is Failure.NONE:
         if event.usage is not None:
             state.statistics.learn(task.candidate, _believed(event.usage, now - lease.granted_at))

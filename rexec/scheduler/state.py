@@ -9,6 +9,7 @@ The rules are functions in modules of their own, each of which changes this stat
     patience.py     workers say nothing, or never come to an end
     attempts.py     a lease came to nothing: once more, elsewhere, or no more
     quarantine.py   workers on which everything fails get nothing for a while
+    enlarging.py    what took more memory than it was given gets more, once
     completion.py   the end of a task, and for how long it is remembered
     dispatch.py     which task waits, and which worker gets it
     hedging.py      what takes unusually long is run a second time

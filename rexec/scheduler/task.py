@@ -174,6 +174,8 @@ class Task:
     """The attempts that were used up: worker and reason of each."""
     excluded: frozenset[str] = frozenset()
     """Names of workers that it should not go to again."""
+    enlarged: bool = False
+    """Whether it was killed for the memory it took and gets more; that is tried once."""
     exclusion_ends_at: float | None = None
     unserved_due: bool = False
     """Whether a deadline is set at which it is told of if no worker fits. One at a time, however often it leaves the line and

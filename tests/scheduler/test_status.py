@@ -169,6 +169,14 @@ class TestWorkers:
         assert said.age_seconds == 3.0
         assert [(task.summary, task.running_seconds) for task in found.running] == [("out", 3.0)]
 
+    async def test_why_a_worker_takes_nothing_is_shown(self, world: World) -> None:
+        worker = await world.worker()
+        for reason in ("100 MiB left on the disk", ""):
+            worker.say(heartbeat=worker_pb2.Heartbeat(pause_reason=reason))
+            await heard(worker, world)
+            (found,) = (await workers(world)).workers
+            assert (found.state, found.reason) == (status_pb2.READY, reason)
+
     @pytest.mark.parametrize("load", [float("nan"), float("inf"), -float("inf")])
     async def test_a_load_that_is_no_number_is_not_passed_on(self, world: World, load: float) -> None:
         worker = await world.worker()
