@@ -8,10 +8,14 @@ queue, workers with equal offers share one pool.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
 Pairs = frozenset[tuple[str, str]]
+
+ANY_VALUE: Final = "*"
+"""A worker that offers a name with this takes every value of it: unixUID=*, for instance."""
 
 
 class Requirement(msgspec.Struct, frozen=True, cache_hash=True):
@@ -59,7 +63,13 @@ class Offer(msgspec.Struct, frozen=True, cache_hash=True):
 
     def fits(self, requirement: Requirement) -> bool:
         """Whether everything that is required is offered."""
-        return self.serves(requirement.instance_name) and requirement.pairs <= self.pairs
+        return self.serves(requirement.instance_name) and (
+            requirement.pairs <= self.pairs or all(self.has(*pair) for pair in requirement.pairs)
+        )
+
+    def has(self, name: str, value: str) -> bool:
+        """Whether one property is offered, by its value or by any value."""
+        return (name, value) in self.pairs or (name, ANY_VALUE) in self.pairs
 
 
 def unmatched(requirement: Requirement, offers: Iterable[tuple[Offer, int]]) -> str:
@@ -74,7 +84,7 @@ def unmatched(requirement: Requirement, offers: Iterable[tuple[Offer, int]]) -> 
     if not serving:
         return f"no worker is attached that serves instance {requirement.instance_name!r}"
     for name, value in sorted(requirement.pairs):
-        if any((name, value) in offer.pairs for offer, _workers in serving):
+        if any(offer.has(name, value) for offer, _workers in serving):
             continue
         others: dict[str, int] = {}
         for offer, workers in serving:
