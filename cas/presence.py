@@ -17,6 +17,8 @@ import mmap
 import os
 import struct
 from collections.abc import Iterable, Sequence
+from itertools import compress
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +28,6 @@ SLOT_DIGITS: Final = 6
 """A slot is named by the first hexadecimal digits of the hash: 16 million slots, so that of 100,000 blobs one in 170 leads
 to a needless look."""
 SLOTS: Final = 16**SLOT_DIGITS
-_SPARE_BITS: Final = 4 * (8 - SLOT_DIGITS)
 
 
 class Presence:
@@ -62,19 +63,24 @@ class Presence:
 
     def maybe(self, digests: Iterable[Digest]) -> list[Digest]:
         """Those of `digests` that may be there; the others surely are not."""
-        row = self._bytes
         asked = list(digests)
-        return [digest for digest, slot in zip(asked, _slots(asked), strict=True) if row[slot >> _SPARE_BITS]]
+        return _marked(asked, self._bytes, _slots(asked))
 
     def maybe_of_guests(self, digests: Iterable[Digest]) -> list[Digest]:
         """Those of `digests` that a guest may have written."""
-        rows = self._bytes
         asked = list(digests)
-        return [
-            digest for digest, slot in zip(asked, _slots(asked), strict=True) if rows[SLOTS + (slot >> _SPARE_BITS)]
-        ]
+        return _marked(asked, self._bytes, [SLOTS + slot for slot in _slots(asked)])
 
 
-def _slots(digests: Sequence[Digest]) -> tuple[int, ...]:
-    """The first eight digits of each hash as a number, all turned in one go instead of one by one."""
-    return struct.unpack(f">{len(digests)}I", bytes.fromhex("".join([digest.hash[:8] for digest in digests])))
+def _slots(digests: Sequence[Digest]) -> Sequence[int]:
+    """The first SLOT_DIGITS of each hash as a number, all turned in one go: one by one takes twice as long."""
+    padded = f"{'0' * (8 - SLOT_DIGITS)}%.{SLOT_DIGITS}s" * len(digests)
+    digits = padded % tuple([digest.hash for digest in digests])
+    return struct.unpack(f">{len(digests)}I", bytes.fromhex(digits))
+
+
+def _marked(digests: Sequence[Digest], row: mmap.mmap, places: Sequence[int]) -> list[Digest]:
+    """Those whose place is not 0, again without a step of Python for each."""
+    if len(places) < 2:  # of which itemgetter would make no tuple
+        return [digest for digest, place in zip(digests, places, strict=True) if row[place]]
+    return list(compress(digests, itemgetter(*places)(row)))
