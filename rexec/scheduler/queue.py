@@ -11,10 +11,10 @@ effects. After every event these hold (`invariants.check` says so in the tests):
 - an operation ends once, and its stage never goes back from COMPLETED.
 
 A lease ends in one of these ways. The worker reports a result: the task ends. The worker fails or is lost: the task goes
-back into line, keeping its place, and avoids that worker's name for a while; when it has used up its attempts it ends with
-the names of the workers that it took with it. The task ends first, because nobody waits for it or someone cancelled it: the
-lease is revoked and takes up its slot until the worker has let go. Every grant has a higher epoch, and what arrives for
-another lease than the present one changes nothing.
+back into line, keeping its place, and avoids that worker's name for a while (if nobody waits for it, it is parked until
+someone does); when it has used up its attempts it ends with the names of the workers that it took with it. The task ends
+first, because nobody waits for it or someone cancelled it: the lease is revoked and takes up its slot until the worker has
+let go. Every grant has a higher epoch, and what arrives for another lease than the present one changes nothing.
 
 The rules themselves are in modules by who speaks and what is decided; rexec/scheduler/state.py lists them.
 """

@@ -12,6 +12,7 @@ The rules are functions in modules of their own, each of which changes this stat
     enlarging.py    what took more memory than it was given gets more, once
     completion.py   the end of a task, and for how long it is remembered
     dispatch.py     which task waits, and which worker gets it
+    long_waits.py   who waits for long although workers fit is told of
     hedging.py      what takes unusually long is run a second time
     leases.py       a lease is made, taken back, let go of
 

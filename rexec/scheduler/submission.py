@@ -47,6 +47,7 @@ def submit(state: QueueState, event: e.Submit, now: float) -> None:
         else:
             join(state, task, candidate)
     state.accounts.joined(operation, now)
+    task.abandon_at = None  # its client's stream is on its way, however long nobody has waited before
     watch_abandonment(state, task, now)
 
 

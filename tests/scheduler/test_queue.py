@@ -564,6 +564,16 @@ class TestCancelling:
         rules.attach()
         assert rules.operation(left).stage is Stage.EXECUTING
 
+    def test_11_an_equal_action_of_another_client_begins_the_time_anew(self, rules: Driver) -> None:
+        rules.attach()
+        left = rules.submit("same")
+        rules.do(e.WaiterLeft(left))
+        rules.pass_time(rules.settings.abandon_seconds - 1)
+        joined = rules.submit("same", watched=False)  # its stream is on its way
+        rules.pass_time(1)
+        rules.do(e.WaiterJoined(joined))
+        assert rules.operation(joined).stage is Stage.EXECUTING
+
     def test_11_one_that_others_wait_on_goes_on(self, rules: Driver) -> None:
         rules.attach()
         mine, theirs = rules.submit("same"), rules.submit("same")
