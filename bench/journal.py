@@ -151,7 +151,7 @@ async def restarted(path: Path) -> tuple[float, int]:
                 group.create_task(execute(broker, numbers))
         worker.cancel()
         await asyncio.wait([worker])
-        broker.hear(e.Draining("session"))
+        broker.leaves("session", "the bench goes on", None)
         for number in range(QUEUED):
             await broker.submit(candidate(COMPLETED + number), Inlining())
     journal.close()

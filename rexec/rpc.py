@@ -100,7 +100,16 @@ class Unobserved:
 Authenticate = Callable[[Credentials], Awaitable[Identity]]
 """Who sends a call with these credentials; raises NotAuthenticated, whose cause is for the log alone."""
 
-NOBODY = Identity("nobody", False, False, False, False, False, frozenset())
+NOBODY = Identity(
+    "nobody",
+    may_read=False,
+    may_execute=False,
+    may_update_action_cache=False,
+    may_work=False,
+    may_operate=False,
+    may_front=False,
+    instance_names=frozenset(),
+)
 """Who calls a service that is open to all: nobody looks at his credentials."""
 
 

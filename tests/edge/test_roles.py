@@ -21,7 +21,7 @@ from cas.remote import RemoteStore
 from protos.build.bazel.remote.asset.v1 import remote_asset_pb2
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.methods import methods_of
-from protos.rexec.scheduler.v1 import status_pb2
+from protos.rexec.scheduler.v1 import fleet_pb2, status_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.config import Config, parse
 from rexec.edge import CannotServe, Running
@@ -78,6 +78,25 @@ async def test_frontends_share_blobs_results_and_assets(tmp_path: Path) -> None:
         await ask(one, remote_asset_pb2, "Push", "PushBlob", push)
         wanted = remote_asset_pb2.FetchBlobRequest(uris=["urn:pushed"])
         assert (await ask(two, remote_asset_pb2, "Fetch", "FetchBlob", wanted)).blob_digest == digest.to_proto()
+
+
+async def test_workers_are_drained_through_a_frontend(tmp_path: Path) -> None:
+    async with apart(tmp_path) as (scheduler, (channel,)):
+        drain = fleet_pb2.DrainWorkersRequest(names=["w"], grace_seconds=5)
+        assert (await ask(channel, fleet_pb2, "Fleet", "DrainWorkers", drain)).unknown == ["w"]
+        async with aio.insecure_channel(scheduler.addresses[0]) as direct:
+            method = methods_of(worker_pb2, "Workers")["Attach"]
+            attach: Any = direct.stream_stream(
+                method.path, method.request_type.SerializeToString, method.response_type.FromString
+            )
+            stream = attach()
+            hello = worker_pb2.Hello(worker_name="w", session_id="s", slots=1)
+            await stream.write(worker_pb2.FromWorker(hello=hello))
+            assert (await stream.read()).HasField("welcome")
+            answer = await ask(channel, fleet_pb2, "Fleet", "DrainWorkers", drain)
+            assert [(worker.name, worker.kept) for worker in answer.workers] == [("w", 0)]
+            assert (await stream.read()).drain.grace.ToSeconds() == 5
+            stream.cancel()
 
 
 async def test_what_the_scheduler_refuses_comes_back_with_its_details(tmp_path: Path) -> None:
