@@ -52,7 +52,7 @@ def where(operation: status_pb2.FoundOperation) -> str:
 
 
 def worker_lines(workers: Iterable[status_pb2.FoundWorker], width: int | None) -> list[str]:
-    """A table with one line for each worker."""
+    """A table with one line for each worker. With a `width` the digests of its programs are left out and lines are cut."""
     titles = (
         "WORKER",
         "STATE",
@@ -66,10 +66,10 @@ def worker_lines(workers: Iterable[status_pb2.FoundWorker], width: int | None) -
         "OFFERS",
         "RUNS",
     )
-    return columns(titles, map(_worker, workers), width)
+    return columns(titles, (_worker(worker, width is not None) for worker in workers), width)
 
 
-def _worker(worker: status_pb2.FoundWorker) -> tuple[str, ...]:
+def _worker(worker: status_pb2.FoundWorker, short: bool) -> tuple[str, ...]:
     said = worker.vitals
     vitals = ("-", "-", "-", "-")
     if worker.HasField("vitals"):
@@ -91,6 +91,11 @@ def _worker(worker: status_pb2.FoundWorker) -> tuple[str, ...]:
         *vitals,
         duration(worker.attached_seconds),
         worker.software_version or "-",
-        " ".join(f"{offered.name}={offered.value}" for offered in worker.properties) or "-",
+        " ".join(
+            f"{offered.name}={offered.value}"
+            for offered in worker.properties
+            if not (short and offered.name.endswith("-digest"))
+        )
+        or "-",
         (f"({worker.reason}) " if worker.reason else "") + runs + more,
     )

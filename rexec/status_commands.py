@@ -138,7 +138,10 @@ def ps(
 def workers(
     server: str, instances: tuple[str, ...], wide: bool, as_json: bool, **connection: str | None
 ) -> None:  # fmt: skip
-    """List workers: their state, how they are, what they run.
+    """List workers: their state, how they are, what they offer and what they run.
+
+    What a worker offers are the platform properties that actions may require: its compilers (gcc=12.2.0) and the SHA-256 of each
+    (gcc-digest, with --wide or --json), its os, libc, cores and what is configured. `rexec drain` takes workers out of service.
 
     Exit status: 0, also if there is none; 1 if the server does not tell, and standard error says why.
     """

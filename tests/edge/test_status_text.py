@@ -160,3 +160,12 @@ def test_every_failure_is_explained_on_one_harmless_line(code: grpc.StatusCode) 
 )
 def test_the_usual_failures_say_what_to_do(code: grpc.StatusCode, what_to_do: str) -> None:
     assert what_to_do in explained(code, "", "grpc://server:1")
+
+
+def test_the_digests_of_programs_are_left_out_where_there_is_little_room() -> None:
+    worker = status_pb2.FoundWorker(name="w")
+    worker.properties.add(name="gcc", value="12.2.0")
+    worker.properties.add(name="gcc-digest", value="0" * 64)
+    assert "gcc=12.2.0 gcc-digest=" + "0" * 64 in worker_lines([worker], None)[1]
+    assert "gcc=12.2.0" in worker_lines([worker], 200)[1]
+    assert "digest" not in worker_lines([worker], 200)[1]
