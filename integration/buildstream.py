@@ -18,7 +18,7 @@ INSTALL_COMMAND = "make clients"
 COMMAND_DEADLINE_SECONDS = 180.0
 _ENVIRONMENT = Path(__file__).parent.parent / ".clients" / "buildstream" / "bin"
 _BUSYBOX = Path("/bin/busybox")
-_APPLETS = ("sh", "cat", "chmod", "cp", "ln", "mkdir")
+_APPLETS = ("sh", "cat", "chmod", "cp", "id", "ln", "mkdir", "test")
 
 _CONFIGURATION = """\
 cachedir: {folder}/cache
@@ -34,13 +34,30 @@ _CACHES = """\
     instance-name: main
     push: true
 """
+_REMOTE_EXECUTION = """\
+remote-execution:
+  execution-service:
+    url: http://{address}
+    instance-name: main
+  storage-service:
+    url: http://{address}
+    instance-name: main
+  action-cache-service:
+    url: http://{address}
+    instance-name: main
+"""
 
 
 class BuildStream:
     """One machine: an empty cache directory below `folder`, and the server at `address` for artifacts and sources."""
 
-    def __init__(self, project: Path, folder: Path, address: str) -> None:
-        """Raises AssertionError with the command to install it when BuildStream is not there."""
+    def __init__(
+        self, project: Path, folder: Path, address: str, *, remote_execution: bool = False, caches: bool = True
+    ) -> None:
+        """With `remote_execution` the server builds too, instead of this machine; without `caches` it keeps no artifacts or
+        sources for it.
+
+        Raises AssertionError with the command to install it when BuildStream is not there."""
         self._program = _ENVIRONMENT / "bst"
         if not self._program.exists():
             raise AssertionError(f"{self._program} is not installed: run `{INSTALL_COMMAND}`")
@@ -48,8 +65,10 @@ class BuildStream:
         self._project = project
         self._folder = folder
         self._numbers = count(1)
-        caches = [_CACHES.format(kind=kind, address=address) for kind in ("artifacts", "source-caches")]
-        (folder / "buildstream.conf").write_text(_CONFIGURATION.format(folder=folder) + "".join(caches))
+        kinds = ("artifacts", "source-caches") if caches else ()
+        servers = [_CACHES.format(kind=kind, address=address) for kind in kinds]
+        remote = _REMOTE_EXECUTION.format(address=address) if remote_execution else ""
+        (folder / "buildstream.conf").write_text(_CONFIGURATION.format(folder=folder) + "".join(servers) + remote)
 
     def build(self, element: str) -> Outcome:
         return self._run("build", element)
@@ -111,8 +130,9 @@ def processed(outcome: Outcome, queue: str) -> int:
 
 
 def lay_out_project(destination: Path, remote_file: Path) -> Path:
-    """Write a project of two elements into the new directory `destination`: a root of busybox, and `hello.bst`, which
-    makes files, a link and a script of it, one of them from a source that BuildStream downloads from `remote_file`."""
+    """Write a project of three elements into the new directory `destination`: a root of busybox; `hello.bst`, which
+    makes files, a link and a script, one of them from a source that BuildStream downloads from `remote_file`; and
+    `whole.bst`, a script that reads what the second made and tells where it runs."""
     if not _BUSYBOX.exists():
         raise AssertionError(f"{_BUSYBOX} is not installed: run `{INSTALL_COMMAND}`")
     shutil.copytree(Path(__file__).parent / "workspaces" / "buildstream", destination)
