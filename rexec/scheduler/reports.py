@@ -12,7 +12,7 @@ from rexec.scheduler.leases import drop, held
 from rexec.scheduler.patience import answered
 from rexec.scheduler.quarantine import blame, clear
 from rexec.scheduler.state import QueueState
-from rexec.scheduler.task import Failure, Hold, Outcome, Stage, Usage
+from rexec.scheduler.task import Failure, Hold, Lease, Outcome, Stage, Usage
 
 
 def progress(state: QueueState, event: e.Progress, now: float) -> None:
@@ -54,7 +54,7 @@ def finished(state: QueueState, event: e.Finished, now: float) -> None:
         retry(state, lease, "it was killed for the memory it took and gets more", now, counted=False, avoid=False)
     elif event.failure is Failure.NONE:
         if event.usage is not None:
-            state.statistics.learn(task.candidate, _believed(event.usage, now - lease.granted_at))
+            state.statistics.learn(task.candidate, _believed(event.usage, lease, now))
         clear(state, lease.worker)
         if task.hedge is not None:
             state.effects.append(e.HedgeEnded(task.task_id, won=task.hedge is lease))
@@ -70,6 +70,9 @@ def finished(state: QueueState, event: e.Finished, now: float) -> None:
         retry(state, lease, reason, now, counted=infrastructure, avoid=True, last=last)
 
 
-def _believed(usage: Usage, held_seconds: float) -> Usage:
-    """A command cannot have run for longer than its worker has had the lease."""
-    return usage if usage.seconds <= held_seconds else msgspec.structs.replace(usage, seconds=held_seconds)
+def _believed(usage: Usage, lease: Lease, now: float) -> Usage:
+    """A command cannot have run for longer than its worker has had the lease, if that is known."""
+    held_seconds = now - lease.granted_at
+    if lease.inherited or usage.seconds <= held_seconds:
+        return usage
+    return msgspec.structs.replace(usage, seconds=held_seconds)

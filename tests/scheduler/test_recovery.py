@@ -410,6 +410,18 @@ def test_whose_operation_it_is_is_kept(driver: Restartable) -> None:
     assert restarted(driver).operation(name).owner == Owner("team", "ann", "build")
 
 
+def test_a_run_that_began_before_the_restart_is_learned_with_its_whole_length(driver: Restartable) -> None:
+    name = driver.submit(action_class="c++")
+    worker = driver.attach()
+    candidate, (lease,) = driver.operation(name).task.candidate, driver.leases(worker)
+    driver.pass_time(50)
+    restarted(driver)
+    driver.attach(held=[lease])
+    driver.pass_time(1)
+    driver.do(e.Finished(worker, lease.lease_id, lease.epoch, Failure.NONE, usage=Usage(49.0)))
+    assert driver.queue.state.statistics.estimate(candidate).expected_seconds == 49.0
+
+
 def test_what_was_learned_is_kept(driver: Restartable) -> None:
     name = driver.submit()
     candidate = replace(driver.operation(name).task.candidate, action_class="c++")
