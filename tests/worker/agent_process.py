@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,6 +40,8 @@ async def main(work_dir: str, script: str, *flags: str) -> None:
         sys.stdout.write(f"finished {finished.failure} {finished.action_result.exit_code}\n")
         sys.stdout.flush()
         stream.acknowledge(finished)
+        if "leave" in flags:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     # "orphan": the parent that was there at the start is not the parent any more.
     parent_pid = os.getppid() if "die" in flags else os.getpid() if "orphan" in flags else 0

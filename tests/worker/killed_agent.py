@@ -1,0 +1,93 @@
+"""`python -m tests.worker.killed_agent WORK_DIR PLACE`: an agent that runs one action with inputs and outputs, and kills itself
+with SIGKILL at the PLACE named, in the middle of what it does there; with "nowhere" it tells how the action ended and leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from cas.memory import MemoryStore
+from rexec.worker import output_tree
+from rexec.worker.blob_files import BlobFiles
+from rexec.worker.kept_rooms import KeptRooms
+from rexec.worker.link import Link
+from rexec.worker.start import run_agent
+from tests.worker.actions import File, Inputs, Worker, settings_for
+from tests.worker.scheduler import Stream
+
+INPUTS = 20
+SCRIPT = "cat d/*; mkdir o; for i in 1 2 3; do echo output $i > o/$i; done; (setsid sleep 1000 &); exec tools/end"
+END_SCRIPT = """#!/bin/sh
+if [ "$KILL" = running ]; then setsid sleep 1001 & kill -9 $PPID; sleep 1002; fi
+exit 5
+"""
+
+
+def killing_at(owner: Any, name: str, count: int) -> None:
+    """The call with that number is never made."""
+    original: Callable[..., Any] = getattr(owner, name)
+    calls = 0
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+
+    setattr(owner, name, counted)
+
+
+PLACES: dict[str, Callable[[], None]] = {
+    "fetching": lambda: killing_at(BlobFiles, "_rename", INPUTS // 2),
+    "laying_out": lambda: killing_at(os, "link", INPUTS // 2),
+    "running": lambda: None,
+    "collecting": lambda: killing_at(output_tree, "hasher", 2),
+    "uploading": lambda: killing_at(MemoryStore, "write_many", 1),
+    "cleaning_up": lambda: killing_at(KeptRooms, "keep", 1),
+    "nowhere": lambda: None,
+}
+
+
+async def main(work_dir: str, place: str) -> None:
+    store = MemoryStore()
+    stream = Stream()
+
+    @asynccontextmanager
+    async def dial() -> AsyncIterator[Link]:
+        yield stream
+
+    worker = Worker(None, Inputs(store), Path(work_dir))  # type: ignore[arg-type] # leases only
+    inputs = {
+        "d": {f"{number:02}": f"input {number}\n".encode() for number in range(INPUTS)},
+        "tools": {"end": File(END_SCRIPT.encode(), True)},
+    }
+    env = {"KILL": place, "PATH": os.environ["PATH"]}
+    lease = await worker.lease("/bin/sh", "-c", SCRIPT, inputs=inputs, env=env, output_paths=["o"])
+    PLACES[place]()
+
+    async def schedule() -> None:
+        await stream.hello()
+        stream.lease(lease)
+        finished = await stream.finished()
+        printed = await worker.read(finished.action_result.stdout_digest)
+        told = f"finished {finished.failure} {finished.action_result.exit_code} {printed.count(b'input')}"
+        sys.stdout.write(f"{told} {len(finished.action_result.output_directories)}\n")
+        sys.stdout.flush()
+        stream.acknowledge(finished)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    scheduling = asyncio.create_task(schedule())
+    await run_agent(settings_for(Path(work_dir)), dial, lambda _instance: store)
+    scheduling.cancel()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
