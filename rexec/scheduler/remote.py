@@ -34,7 +34,7 @@ from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb
 from protos.methods import methods_of
 from protos.rexec.scheduler.v1 import frontends_pb2, record_pb2
 from protos.rexec.worker.v1 import worker_pb2
-from rexec.scheduler.clock import Clock, SystemClock
+from rexec.scheduler.clock import Clock, SystemClock, Timer
 from rexec.scheduler.live_logs import STARTS_OVER
 from rexec.scheduler.log_name import Output
 from rexec.scheduler.scheduler import (
@@ -112,8 +112,8 @@ class RemoteScheduler:
         self._last_id = 0
         self._asked: dict[int, _Call | _Watch] = {}
         """What waits for an answer, by request id, in the order in which it was asked."""
-        self._own: dict[str, _Watch] = {}
-        """Operations that were made here and that no stream follows yet, by name."""
+        self._own: dict[str, tuple[_Watch, Timer]] = {}
+        """Operations that were made here and that no stream follows yet, by name, with what gives them up."""
         hello = frontends_pb2.FrontendHello(frontend_name=name, session_id=new_id(), software_version=version)
         self.connection = Connection(dials, hello, self._clock, wait_seconds, self._unanswered, self._take)
 
@@ -129,7 +129,8 @@ class RemoteScheduler:
                 _fail(asked.answer, SchedulerStops())
             else:
                 asked.changed.set()
-        for watch in self._own.values():
+        for watch, timer in self._own.values():
+            timer.cancel()
             watch.changed.set()
         await self.connection.__aexit__(None, None, None)
 
@@ -269,16 +270,25 @@ class RemoteScheduler:
 
     def _keep(self, watch: _Watch) -> None:
         """Until a stream follows the operation, or for long enough that none ever will."""
-        self._own[watch.name] = watch
-        self._clock.call_at(self._clock.monotonic() + UNCLAIMED_SECONDS, lambda: self._give_up(watch))
+        replaced = self._claimed(watch.name)
+        if replaced is not None:
+            self._close(replaced)
+        due = self._clock.monotonic() + UNCLAIMED_SECONDS
+        self._own[watch.name] = watch, self._clock.call_at(due, lambda: self._give_up(watch))
+
+    def _claimed(self, name: str) -> _Watch | None:
+        """What was kept under this name. Its timer, which would hold the action and its response, ends with that."""
+        watch, timer = self._own.pop(name, (None, None))
+        if timer is not None:
+            timer.cancel()
+        return watch
 
     def _give_up(self, watch: _Watch) -> None:
-        if self._own.get(watch.name) is watch:
-            del self._own[watch.name]
-            self._close(watch)
+        del self._own[watch.name]
+        self._close(watch)
 
     async def watch(self, name: str, keepalive_seconds: float) -> AsyncGenerator[OperationState, None]:
-        watch = self._own.pop(name, None)
+        watch = self._claimed(name)
         if watch is None:
             watch = _Watch(name)
             self._open(watch)
