@@ -8,8 +8,9 @@ close, and no call has to be cut off.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +21,13 @@ from cas.file_lock import DirectoryUnusable
 from protos.grpc.health.v1 import health_pb2
 from protos.grpc.reflection.v1 import reflection_pb2
 from protos.grpc.reflection.v1alpha import reflection_pb2 as reflection_alpha_pb2
+from rexec import local
 from rexec.address import host_and_port
 from rexec.auth.authentication import Authentication
 from rexec.auth.credentials import AuthUnusable
 from rexec.config import Config, ServerSettings
 from rexec.health import Health
 from rexec.http_port import Figures, shown
-from rexec.local import socket_path
 from rexec.ports import CannotListen, require_free
 from rexec.reflection import Reflection, ReflectionAlpha
 from rexec.rpc import RpcServer
@@ -95,11 +96,11 @@ class Edge:
         Raises CannotServe.
         """
         health = self._add_diagnostics()
-        socket = socket_path(self._config.state_path) if self._with_state else None
+        socket = local.socket_path(self._config.state_path) if self._with_state else None
         async with AsyncExitStack() as stack:
             addresses = self._listen(socket)
             if socket is not None:
-                stack.callback(_remove, socket)
+                stack.callback(local.remove, socket, self._config.state_path)
             stack.push_async_callback(self.server.stop, self._config.server.stop_seconds)
             for part in parts:
                 await stack.enter_async_context(part)
@@ -126,26 +127,24 @@ class Edge:
                 host, _ = host_and_port(address)
                 addresses.append(f"{host}:{self.server.listen(address, self._credentials)}")
             if socket is not None:
+                local.make_place(socket, self._config.state_path)
                 # The state directory is locked by now, so whoever left a socket there is gone.
                 socket.unlink(missing_ok=True)
-                self.server.listen(f"unix:{socket}")
+                # Made with its mode: who connects needs no credentials, and might before the mode is changed.
+                mask = os.umask(0o177)
+                try:
+                    self.server.listen(f"unix:{socket}")
+                finally:
+                    os.umask(mask)
         except OSError as error:
             raise CannotServe(str(error)) from error
-        if socket is not None:
-            socket.chmod(0o600)
         return tuple(addresses)
-
-
-def _remove(socket: Path) -> None:
-    with suppress(OSError):
-        socket.unlink()
 
 
 @asynccontextmanager
 async def opened_edge(config: Config, with_state: bool = True, with_ports: bool = True) -> AsyncIterator[Edge]:
     """An edge on which nothing answers yet but the HTTP port; `with_state` says whether the process has the state directory
-    to itself, `with_ports` whether it
-    listens elsewhere than on its Unix socket. Raises CannotServe."""
+    to itself, `with_ports` whether it listens elsewhere than on its Unix socket. Raises CannotServe."""
     async with AsyncExitStack() as stack:
         try:
             if with_ports:

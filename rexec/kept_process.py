@@ -54,21 +54,27 @@ class KeptProcess:
         while not self._stopping.is_set():
             started = loop.time()
             pipe = asyncio.subprocess.DEVNULL if self._given is None else asyncio.subprocess.PIPE
-            async with self._starting:
-                # A session of its own: Ctrl-C at the terminal goes to the server, which then stops it in its turn.
-                self._process = await asyncio.create_subprocess_exec(
-                    *self._command,
-                    stdin=pipe,
-                    stdout=None if self._given is None else pipe,
-                    start_new_session=True,
-                )
-            log.debug(f"{self.name} started", pid=self._process.pid)
-            if self._given is not None:
-                await self._converse(self._process, self._given)
-            code = await self._process.wait()
+            try:
+                async with self._starting:
+                    # A session of its own: Ctrl-C at the terminal goes to the server, which then stops it in its turn.
+                    self._process = await asyncio.create_subprocess_exec(
+                        *self._command,
+                        stdin=pipe,
+                        stdout=None if self._given is None else pipe,
+                        start_new_session=True,
+                    )
+            except OSError as reason:
+                # No memory or no process to be had: that passes, and must not end the others.
+                code, ending = None, f"cannot be started: {reason}"
+            else:
+                log.debug(f"{self.name} started", pid=self._process.pid)
+                if self._given is not None:
+                    await self._converse(self._process, self._given)
+                code = await self._process.wait()
+                ending = _meaning(code)
             self.told = None
             if not self.first.done():
-                self.first.set_result(_meaning(code))
+                self.first.set_result(ending)
                 if self._given is not None:
                     return  # it cannot start, and has said why
             if self._stopping.is_set():
@@ -80,11 +86,11 @@ class KeptProcess:
                 pause, deaths = RESTART_SECONDS, 0
             deaths += 1
             if deaths < LOOP_DEATHS:
-                log.warning(f"{self.name} ended and is started again", exit=_meaning(code), in_seconds=pause)
+                log.warning(f"{self.name} ended and is started again", exit=ending, in_seconds=pause)
             else:
                 log.error(
                     f"{self.name} ends again and again, see what it says above",
-                    exit=_meaning(code),
+                    exit=ending,
                     times=deaths,
                     in_seconds=pause,
                 )
@@ -103,12 +109,15 @@ class KeptProcess:
             await process.stdin.drain()
         with suppress(OSError):
             process.stdin.close()
-        while line := await process.stdout.readline():
+        while line := await _line_of(process.stdout):
             try:
-                self.told = dict(json.loads(line))
+                told = json.loads(line)
             except ValueError:
+                told = None
+            if not isinstance(told, dict):
                 log.info(f"{self.name} says", line=line[:1000].decode(errors="replace").rstrip())
                 continue
+            self.told = told
             if not self.first.done():
                 self.first.set_result("")
 
@@ -132,6 +141,14 @@ class KeptProcess:
         log.warning(f"{self.name} did not end in time and is killed", pid=process.pid)
         process.kill()
         await process.wait()
+
+
+async def _line_of(output: asyncio.StreamReader) -> bytes:
+    """The next line, empty at the end; of one that is longer than the reader's limit (64 KiB) a blank line is left."""
+    try:
+        return await output.readline()
+    except ValueError:
+        return b"\n"
 
 
 def _meaning(code: int) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -26,7 +28,7 @@ def worker_command(server: str, slots: int, work_dir: Path, config: Path | None,
 
 
 def socket_path(state_path: Path) -> Path:
-    """Where the server listens for its local worker: below the state directory, or in /tmp if that path is too long.
+    """Where the server listens for its local worker: in the state directory, or below /tmp if that path is too long.
 
     The address of a Unix socket holds 107 bytes (unix(7), sun_path). It is the same for every process of that directory.
     """
@@ -34,4 +36,28 @@ def socket_path(state_path: Path) -> Path:
     if len(os.fsencode(path)) <= 100:
         return path
     name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-    return Path("/tmp") / f"rexec-{os.getuid()}-{name}.sock"  # removed at the end of the server
+    return Path("/tmp") / f"rexec-{os.getuid()}-{name}" / path.name
+
+
+def make_place(socket: Path, state_path: Path) -> None:
+    """Make the directory of that socket if it is not the state directory. Raises OSError, also if it could be another user's:
+    who has the socket tells the local worker what to run."""
+    folder = socket.parent
+    if folder == state_path:
+        return
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(
+            f"{folder}, for the socket of the local worker, is not a directory of this user alone;"
+            " remove it, or choose a shorter state_dir"
+        )
+
+
+def remove(socket: Path, state_path: Path) -> None:
+    """Remove the socket, and its directory if `make_place` made it."""
+    with suppress(OSError):
+        socket.unlink(missing_ok=True)  # gRPC removes it as well
+        if socket.parent != state_path:
+            socket.parent.rmdir()

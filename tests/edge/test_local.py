@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +16,10 @@ from typing import Any
 import pytest
 
 from rexec import kept_process
+from rexec.config import Config, ServerSettings
 from rexec.kept_process import KeptProcess
 from rexec.local import socket_path, worker_command
+from rexec.server import CannotServe, running
 
 
 class Pipe:
@@ -134,9 +138,73 @@ async def test_stopping_ends_the_wait_before_the_next_start(monkeypatch: pytest.
         await running
 
 
+async def test_a_process_that_the_system_cannot_start_now_is_started_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_process, "RESTART_SECONDS", 0.001)
+    start = asyncio.create_subprocess_exec
+    refused: list[tuple[Any, ...]] = []
+
+    async def short_of_memory(*arguments: Any, **options: Any) -> asyncio.subprocess.Process:
+        if len(refused) < 3:
+            refused.append(arguments)
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return await start(*arguments, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", short_of_memory)
+    with pipe_at(tmp_path / "pipe") as pipe:
+        worker = KeptProcess("local worker", ["sh", "-c", f"echo started > {pipe.path}; exec sleep 600"])
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(worker.run())
+            assert await pipe.line() == "started"
+            await worker.stop(grace_seconds=10)
+    assert len(refused) == 3
+
+
+async def test_what_a_part_says_beside_the_one_line_does_no_harm() -> None:
+    """A number is JSON too, and a line may be longer than what is read at once."""
+    script = (
+        """printf '5\\n[1]\\nwords\\n'; head -c 200000 /dev/zero; echo; echo '{"metrics_port": 7}'; exec sleep 600"""
+    )
+    part = KeptProcess("part", ["sh", "-c", script], given=b"")
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        tasks.create_task(part.run())
+        assert await part.first == ""
+        assert part.told == {"metrics_port": 7}
+        await part.stop(grace_seconds=10)
+
+
 def test_the_socket_lies_in_the_state_directory_unless_its_path_would_be_too_long(tmp_path: Path) -> None:
     assert socket_path(Path("/var/lib/rexec")) == Path("/var/lib/rexec/rexec.sock")
     assert len(os.fsencode(socket_path(tmp_path / ("x" * 120)))) <= 107
+
+
+async def test_a_socket_in_tmp_is_in_a_directory_that_only_its_user_can_enter(tmp_path: Path) -> None:
+    config = Config(state_dir=str(tmp_path / ("x" * 120)), server=ServerSettings(listen=("127.0.0.1:0",)))
+    folder = socket_path(config.state_path).parent
+    async with running(config) as server:
+        assert server.socket == folder / "rexec.sock"
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("planted", ["open to all", "a link"])
+async def test_a_directory_in_tmp_that_others_could_have_made_is_not_used(tmp_path: Path, planted: str) -> None:
+    """Whoever can make a socket there would give the local worker its orders."""
+    config = Config(state_dir=str(tmp_path / ("x" * 120)), server=ServerSettings(listen=("127.0.0.1:0",)))
+    folder = socket_path(config.state_path).parent
+    if planted == "a link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "elsewhere")
+    else:
+        folder.mkdir()
+        folder.chmod(0o777)
+    try:
+        with pytest.raises(CannotServe, match="remove it"):
+            async with running(config):
+                pass
+    finally:
+        folder.unlink() if planted == "a link" else folder.rmdir()
 
 
 def test_the_worker_gets_the_servers_configuration_file() -> None:
