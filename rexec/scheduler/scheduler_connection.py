@@ -31,6 +31,9 @@ MAX_PAUSE_SECONDS: Final = 1.0
 WELCOME_SECONDS: Final = 5.0
 """How long a scheduler may take to say who it is."""
 
+MAX_TOLD: Final = 10
+"""Reasons that the log is told of while there is no connection."""
+
 SILENT_HEARTBEATS: Final = 5
 """A scheduler that has missed so many heartbeats counts as gone."""
 
@@ -69,6 +72,8 @@ class Connection:
         self.place = 0
         """Which of the schedulers is the one to talk to, as far as is known: its index among the dials."""
         self._trouble = "it has not answered yet"
+        self._told: set[str] = set()
+        """The troubles that the log has since there was a connection."""
         self._changed = asyncio.Event()
         """Set at every change of `link`, and then replaced."""
         self._generation = 0
@@ -139,6 +144,7 @@ class Connection:
                 async with self._dials[self.place]() as link:
                     await self._welcomed(link)
                     was_linked = True
+                    self._told.clear()
                     pause = PAUSE_SECONDS
                     await self._converse(link)
             except* LinkBroken as group:
@@ -156,10 +162,13 @@ class Connection:
                 self.place = (self.place + 1) % len(self._dials)
 
     def _tell(self, broken: Exception, was_linked: bool) -> None:
-        """One line when the connection is lost, none for each attempt."""
+        """One line when the connection is lost and one for each reason why there is no other, not for each attempt."""
         self._trouble = str(broken)
         if was_linked:
             log.warning("connection to the scheduler lost", reason=self._trouble)
+        elif self._trouble not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add(self._trouble)
+            log.warning("scheduler not reached, will try again", reason=self._trouble)
         else:
             log.debug("scheduler not reached", reason=self._trouble)
 
@@ -183,7 +192,8 @@ class Connection:
         welcome = message.welcome
         if welcome.generation < self._generation:
             raise LinkBroken(
-                f"{welcome.scheduler_name!r:.100} is of generation {welcome.generation}, and {self._generation} has been seen"
+                f"{welcome.scheduler_name!r:.100} is of generation {welcome.generation}, and {self._generation} has been seen:"
+                " another one has taken over; if the journal was removed, restart this frontend"
             )
         self._generation = welcome.generation
         self._silence_seconds = SILENT_HEARTBEATS * max(1, min(welcome.heartbeat_interval.seconds, 60))
