@@ -9,9 +9,16 @@ from rexec.scheduler.need import readable
 from rexec.scheduler.platform import unmatched
 from rexec.scheduler.task import Task
 
+MAX_CHARACTERS = 1000
+"""Of a reason: clients and workers choose the names in it, and every client that waits is sent it again and again."""
+
 
 def reason_of(task: Task, fleet: Fleet) -> str:
     """Every task in stage QUEUED has a reason; it is empty once the task runs."""
+    return _reason_of(task, fleet)[:MAX_CHARACTERS]
+
+
+def _reason_of(task: Task, fleet: Fleet) -> str:
     if task.place is None and not task.parked:
         return "" if task.lease is None or task.lease.started else f"next on worker {task.lease.worker.name}"
     category = category_of(task, fleet)

@@ -9,6 +9,7 @@ from cas.digest import Digest
 from cas.errors import Cancelled, Code, NoWorkerFits, OperationNotFound, QueueFull, WorkerLost
 from rexec.scheduler import events as e
 from rexec.scheduler.platform import Requirement
+from rexec.scheduler.reason import MAX_CHARACTERS
 from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.task import Candidate, Demand, Failure, HeldLease, Stage
 from tests.scheduler.rules import LINUX, Driver, of_kind
@@ -211,6 +212,12 @@ class TestPlatform:
         rules.pass_time(rules.settings.unserved_seconds)
         rules.do(e.WaiterJoined(name))
         assert len(of_kind(rules.pass_time(rules.settings.unserved_seconds), e.TasksUnserved)) == 1
+
+    def test_26_a_reason_is_short_whatever_workers_offer(self, rules: Driver) -> None:
+        rules.attach(pairs=frozenset({("Pool", f"{number}" * 1000) for number in range(300)}))
+        name = rules.submit(pairs=frozenset({("Pool", "large")}))
+        assert rules.reason(name).startswith("no worker offers Pool=large")
+        assert len(rules.reason(name)) == MAX_CHARACTERS
 
     def test_26_every_waiting_operation_has_a_reason(self, rules: Driver) -> None:
         waiting = rules.submit(pairs=LINUX)
