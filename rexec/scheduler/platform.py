@@ -57,9 +57,14 @@ class Offer(msgspec.Struct, frozen=True, cache_hash=True):
         return not self.instance_names or instance_name in self.instance_names
 
     def covers(self, other: Offer) -> bool:
-        """Whether everything that runs on the other runs here."""
+        """Whether everything that runs on the other runs here, slots left aside."""
         serves_all = not self.instance_names or (other.instance_names and other.instance_names <= self.instance_names)
-        return bool(serves_all) and other.pairs <= self.pairs
+        return (
+            bool(serves_all)
+            and self.cpu_millis >= other.cpu_millis
+            and self.memory_bytes >= other.memory_bytes
+            and all(self.has(*pair) for pair in other.pairs)
+        )
 
     def fits(self, requirement: Requirement) -> bool:
         """Whether everything that is required is offered."""

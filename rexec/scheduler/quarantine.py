@@ -105,6 +105,10 @@ def _has_substitute(state: QueueState, name: str) -> bool:
     """Whether some worker that is trusted offers at least the same. Costs the number of workers, if most are not trusted."""
     mine = state.fleet.by_name.get(name)
     return mine is None or any(
-        other.standing is Standing.TRUSTED and other.connected and not other.draining and other.offer.covers(mine.offer)
+        other.standing is Standing.TRUSTED
+        and other.connected
+        and not other.draining
+        and other.slots >= mine.slots
+        and other.offer.covers(mine.offer)
         for other in state.fleet.workers.values()
     )

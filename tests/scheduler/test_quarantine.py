@@ -9,7 +9,7 @@ import pytest
 from cas.errors import WorkerLost
 from rexec.scheduler import events as e
 from rexec.scheduler.settings import SchedulerSettings
-from rexec.scheduler.task import Failure, Stage, Standing
+from rexec.scheduler.task import Demand, Failure, Stage, Standing
 from tests.scheduler.rules import Driver, of_kind
 
 
@@ -212,6 +212,25 @@ class TestAlone:
             rules.credit(only, 1)
         for _ in range(6):
             name = rules.submit(pairs=gpu)
+            rules.pass_time(rules.settings.quarantine_seconds)
+            assert rules.running_on(name) == "only"
+            rules.finish(only, failure=Failure.INFRASTRUCTURE)
+            rules.do(e.Cancel(name))
+            rules.credit(only, 1)
+
+    @pytest.mark.parametrize(
+        ("large", "demand"),
+        [
+            ({"slots": 4}, Demand(slots=4)),
+            ({"cpu_millis": 8000}, Demand(cpu_millis=8000)),
+            ({"memory_bytes": 8 << 30}, Demand(memory_bytes=8 << 30)),
+        ],
+    )
+    def test_nor_can_a_smaller_one_stand_in_for_it(self, rules: Driver, large: dict[str, int], demand: Demand) -> None:
+        rules.attach("small", cpu_millis=1000, memory_bytes=1 << 30)
+        only = rules.attach("only", **{"cpu_millis": 1000, "memory_bytes": 1 << 30, **large})  # type: ignore[arg-type]
+        for _ in range(5):
+            name = rules.submit(demand=demand)
             rules.pass_time(rules.settings.quarantine_seconds)
             assert rules.running_on(name) == "only"
             rules.finish(only, failure=Failure.INFRASTRUCTURE)
