@@ -4,16 +4,23 @@ Run with `python -m bench.worker [ACTIONS]`. Store and scheduler are left out (a
 the agent's own: fetch, lay out, start, collect, upload. CPU of the commands is not counted. Inputs are in directories of 20
 files and all in the cache, but for the one that is another with each action; rows "each anew" lay out every input root in an
 empty directory. The first row of a size is the first action, which fetches everything.
+
+The first rows are what an agent takes when nothing happens, with no action and with one in each of 8 slots, which are watched for
+what they take: CPU of one core, and its resident memory, this program and gRPC included. For actions on one core, run it under
+`taskset -c 0`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import tempfile
 import time
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -105,8 +112,70 @@ async def measure(actions: int, files: int, slots: int, reuse: bool = True) -> N
             await several(range(warm.stop, warm.stop + actions), "one changed" if reuse else "each anew")
 
 
+class Silence:
+    """A scheduler that says welcome and no more."""
+
+    def __init__(self) -> None:
+        welcome = worker_pb2.Welcome(worker_id="w")
+        welcome.heartbeat_interval.FromSeconds(5)
+        self._first = [worker_pb2.ToWorker(welcome=welcome)]
+
+    async def send(self, message: worker_pb2.FromWorker) -> None:
+        pass
+
+    async def finish(self) -> None:
+        pass
+
+    async def receive(self) -> worker_pb2.ToWorker:
+        if not self._first:
+            await asyncio.Event().wait()
+        return self._first.pop()
+
+
+@asynccontextmanager
+async def _silence() -> AsyncIterator[Link]:
+    yield Silence()
+
+
+def resident_bytes() -> int:
+    """Of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def rest(slots: int, actions: int, seconds: float) -> None:
+    """An agent while nothing begins and nothing ends."""
+    store = MemoryStore()
+    root = await put(store, b"")
+    with tempfile.TemporaryDirectory() as directory:
+        settings = WorkerSettings(work_dir=str(Path(directory) / "work"), slots=slots)
+        async with open_agent(settings, _silence, lambda _: store) as agent:
+            running: list[asyncio.Task[Any]] = [asyncio.create_task(agent.run())]
+            for number in range(actions):
+                command = re_pb2.Command(arguments=["/bin/sh", "-c", "sleep 1000; true"])
+                lease = worker_pb2.Lease(
+                    lease_id=str(number), command=command, digest_function=re_pb2.DigestFunction.SHA256
+                )
+                lease.action.input_root_digest.CopyFrom(root)
+                lease.timeout.FromSeconds(1000)
+                action = LeasedAction(agent._context, lease, lambda *_: None)
+                running.append(asyncio.create_task(action.run()))
+            await asyncio.sleep(1)
+            cpu = time.process_time()
+            await asyncio.sleep(seconds)
+            cpu = time.process_time() - cpu
+            resident = resident_bytes()
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+    print(
+        f"{actions} actions in {slots} slots that go on: {cpu / seconds * 100:.2f} % of a core, {resident >> 20} MiB resident"
+    )
+
+
 def main() -> None:
     actions = int(sys.argv[1]) if len(sys.argv) > 1 else 300
+    for held in (0, 8):
+        uvloop.run(rest(8, held, 10.0))
     uvloop.run(measure(actions, 0, 2))
     for files, count in ((500, max(1, actions // 6)), (20_000, max(1, actions // 60))):
         for reuse in (True, False):

@@ -30,8 +30,8 @@ from rexec.worker.process_table import tree_of
 LOOK_SECONDS: Final = 0.1
 """Between two looks, at least: a program that fills memory as fast as it can takes some hundred MiB in this time."""
 
-MAX_SHARE: Final = 0.005
-"""Of one core, for looking."""
+MAX_SHARE: Final = 0.004
+"""Of one core, for looking. With what it takes to be woken up that comes to half a percent."""
 
 MAX_PAUSE_SECONDS: Final = 3.0
 """Between two looks, at most."""
