@@ -120,7 +120,7 @@ def _restore_worker(
     if said.drain_until is not None:
         worker.draining, worker.drain_reason = True, said.drain_reason
         worker.drain_until = now + max(0.0, said.drain_until - wall)
-    state.known_names |= offer.names
+    state.know(offer.names)
     state.fleet.add(worker)
     state.deadlines.add(worker.lost_at, Due.WORKER_LOST, session)
 

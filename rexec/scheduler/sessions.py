@@ -22,7 +22,7 @@ def attached(state: QueueState, event: e.WorkerAttached, now: float) -> None:
     if namesake is not None and namesake is not worker and namesake.connected:
         state.contested.take_over(event.worker_id, namesake, state.settings.contested_seconds, now)
     state.any_attached = True
-    state.known_names |= event.offer.names
+    state.know(event.offer.names)
     if namesake is not None and namesake is not worker:
         _give_up(state, namesake, "replaced by a new session of the same name", now)
     if worker is not None and (worker.name, worker.offer, worker.slots) != (event.name, event.offer, event.slots):

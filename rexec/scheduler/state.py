@@ -22,6 +22,7 @@ Each imports only those below it. `Queue` gives them the events.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from cas.digest import Digest
 from cas.errors import OperationNotFound
@@ -38,6 +39,9 @@ from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.statistics import Statistics
 from rexec.scheduler.task import Lease, Operation, Stage, Task, Worker
 from rexec.scheduler.waiting import LongWaits, Waiting
+
+MAX_KNOWN_NAMES: Final = 10_000
+"""Real fleets have some dozens; workers may offer a thousand each time that they come."""
 
 
 @dataclass(slots=True, eq=False)
@@ -79,7 +83,7 @@ class QueueState:
     """Leases found in the event at hand to take unusually long."""
     deadlines: Deadlines = field(default_factory=Deadlines)
     known_names: set[str] = field(default_factory=set)
-    """Of platform properties: those of the settings, and those that a worker has ever offered."""
+    """Of platform properties: those of the settings, and those that a worker has ever offered, unless that were too many."""
     any_attached: bool = False
     """Whether a worker has ever attached."""
     unsettled: set[str] = field(default_factory=set)
@@ -132,6 +136,13 @@ class QueueState:
         self.kinds[kind] -= 1
         if not self.kinds[kind]:
             del self.kinds[kind]
+
+    def know(self, names: frozenset[str]) -> None:
+        """A worker offers properties of these names. Once there are too many, those that none offers any more are forgotten."""
+        self.known_names |= names
+        if len(self.known_names) > MAX_KNOWN_NAMES:
+            offered = (worker.offer.names for worker in self.fleet.workers.values())
+            self.known_names = set(self.settings.known_properties).union(names, *offered)
 
     def operation(self, name: str) -> Operation:
         """The operation of that name. Raises OperationNotFound."""

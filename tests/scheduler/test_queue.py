@@ -179,6 +179,16 @@ class TestPlatform:
         assert not rules.queue.tasks
         assert not rules.queue.operations
 
+    def test_26_names_of_workers_that_are_gone_do_not_fill_the_memory(
+        self, rules: Driver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("rexec.scheduler.state.MAX_KNOWN_NAMES", 20)
+        rules.attach("stays", pairs=frozenset({("stays", "here")}))
+        for number in range(50):
+            rules.do(e.WorkerDetached(rules.attach("w", session=f"s{number}", pairs=frozenset({(f"p{number}", "")}))))
+        assert len(rules.queue.state.known_names) <= 20
+        assert {"stays", "p49", *rules.settings.known_properties} <= rules.queue.state.known_names
+
     def test_26_a_known_value_that_nobody_offers_waits_with_the_reason(self, rules: Driver) -> None:
         rules.attach("w1", pairs=frozenset({("gpu", "a100")}))
         rules.attach("w2", pairs=frozenset({("gpu", "a100")}))
