@@ -24,6 +24,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from cas.errors import FailedPrecondition
 from rexec.worker import landlock, seccomp
 from rexec.worker.isolation import (
     ISOLATION_PROPERTY,
@@ -139,7 +140,14 @@ class LandlockIsolation:
             finally:
                 if reads is not None:
                     reads.listen(listener)
-            return start() if reads is None else _without_vfork(start)
+            try:
+                return start() if reads is None else _without_vfork(start)
+            except PermissionError as reason:
+                # It was found and may be executed, or it would not have come to this.
+                raise FailedPrecondition(
+                    f"cannot start {str(reason.filename)[:200]!r}: it, or what it is interpreted by, is neither in the input "
+                    "root nor in what [worker.landlock] of the worker declares"
+                ) from reason
 
         return _in_a_thread(restricted)
 

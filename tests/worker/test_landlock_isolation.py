@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from google.rpc import code_pb2
 
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.worker.isolation import CannotIsolate
@@ -52,10 +53,10 @@ def applied(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[Non
     return run
 
 
-def isolated(worker: Worker, **changes: Any) -> Worker:
+def isolated(worker: Worker, abi: Callable[[Landlock], int] = Landlock.abi, **changes: Any) -> Worker:
     """The worker, whose actions are restricted from now on."""
     own = [str(worker.work_dir)]
-    isolation = LandlockIsolation(LandlockSettings(**changes), own)
+    isolation = LandlockIsolation(LandlockSettings(**changes), own, abi=abi)
     isolation.require()
     worker.context.isolation = isolation
     return worker
@@ -321,6 +322,24 @@ async def test_calls_that_rearrange_the_machine_are_refused_and_new_programs_gai
 
 
 @applied
+async def test_a_kernel_of_any_version_denies_what_it_can_and_builds_go_on(worker: Worker, tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("secret")
+    for version in range(1, abi_here() + 1):
+        isolated(worker, lambda _, version=version: version)  # type: ignore[misc] # as an older kernel would be taken
+        finished = await worker.sh(
+            f"set -e; mkdir a b; echo 1 > a/x; mv a/x b/x; cat b/x; ! cat {secret}; ! echo x > {secret}; > b/x; test ! -s b/x;"
+            f"rm -r a b; gcc -o main main.c; ./main; if truncate -s 0 {secret}; then echo truncated; fi",
+            inputs={"main.c": b"int main() { return 0; }\n"},
+        )
+        assert finished.action_result.exit_code == 0, (version, await worker.read(finished.action_result.stderr_digest))
+        # What a version does not know it cannot deny, though opening for writing is denied by all.
+        assert await worker.stdout(finished) == "1\n", version
+        assert secret.read_text() == "secret"
+        assert worker.context.isolation.offered["Landlock"] == [str(1 + older) for older in range(version)]
+
+
+@applied
 async def test_device_nodes_cannot_be_made(worker: Worker) -> None:
     isolated(worker)
     assert await exit_code(worker, "/bin/sh", "-c", "mknod disk b 8 0 || mknod mem c 1 1") != 0
@@ -401,8 +420,15 @@ async def test_a_program_that_is_not_declared_is_not_started_and_the_user_is_tol
     tool.write_text("#!/bin/sh\n")
     tool.chmod(0o755)
     isolated(worker)
-    finished = await worker.run(str(tool))
-    assert finished.status.message == f"cannot start {str(tool)!r}: Permission denied"
+    (tmp_path / "python3").symlink_to(PYTHON)
+    script = {"script": _executable(f"#!{tool}\n")}
+    for finished in (await worker.run(str(tool)), await worker.run("./script", inputs=script)):
+        assert finished.status.code == code_pb2.FAILED_PRECONDITION
+        assert (
+            "is neither in the input root nor in what [worker.landlock] of the worker declares"
+            in finished.status.message
+        )
+    assert await exit_code(worker, f"{tmp_path}/python3", "-S", "-c", "") == 0  # where it leads to is declared
     finished = await worker.run("./missing")
     assert "there is no such file" in finished.status.message
 
