@@ -78,8 +78,11 @@ class Delivery:
             case e.LeaseAcknowledged(worker_id, lease_id, epoch):
                 self.send(worker_id, letters.acknowledged(lease_id, epoch))
             case e.WorkerWelcomed(worker_id, resumed, unknown):
-                workers = len(self._outboxes) + 1
-                self._welcome(worker_id, letters.welcome(worker_id, resumed, unknown, self._settings, workers))
+                heartbeat_seconds = self._settings.heartbeat_interval_seconds(len(self._outboxes) + 1)
+                welcome = letters.welcome(worker_id, resumed, unknown, self._settings, heartbeat_seconds)
+                if self.attaching is not None:
+                    self.attaching.heartbeat_seconds = heartbeat_seconds
+                self._welcome(worker_id, welcome)
             case e.WorkerGone(worker_id, name, reason, lost):
                 self._vitals.gone(worker_id)
                 log.info("worker gone", worker=name, reason=reason, lost_leases=lost)

@@ -17,15 +17,15 @@ def welcome(
     resumed: Iterable[HeldLease],
     unknown: Iterable[HeldLease],
     settings: SchedulerSettings,
-    workers: int,
+    heartbeat_seconds: float,
 ) -> worker_pb2.ToWorker:
-    """The answer to Hello; `workers` are connected now."""
+    """The answer to Hello; the worker is to say so often that it lives."""
     message = worker_pb2.Welcome(
         worker_id=worker_id,
         resumed=[worker_pb2.HeldLease(lease_id=held.lease_id, epoch=held.epoch) for held in resumed],
         unknown=[worker_pb2.HeldLease(lease_id=held.lease_id, epoch=held.epoch) for held in unknown],
     )
-    message.heartbeat_interval.FromMilliseconds(round(settings.heartbeat_interval_seconds(workers) * 1000))
+    message.heartbeat_interval.FromMilliseconds(round(heartbeat_seconds * 1000))
     message.grace.FromMilliseconds(round(settings.grace_seconds * 1000))
     return worker_pb2.ToWorker(welcome=message)
 

@@ -19,6 +19,8 @@ class Outbox:
     def __init__(self) -> None:
         self.worker_id: str | None = None
         """Whose it is; None until the worker has said so."""
+        self.heartbeat_seconds = 0.0
+        """How often the worker was told to say that it lives."""
         self._messages: deque[worker_pb2.ToWorker] = deque()
         self._changed = asyncio.Event()
         self._closed = False

@@ -149,19 +149,23 @@ class _Silence:
 
     def __init__(self, broker: Broker, outbox: Outbox) -> None:
         self._clock = broker.clock
-        self._limit = broker.settings.heartbeat_timeout_seconds
+        self._settings = broker.settings
         self._outbox = outbox
         self._heard_at = self._clock.monotonic()
-        self._timer: Timer = self._clock.call_at(self._heard_at + self._limit, self._look)
+        self._timer: Timer = self._clock.call_at(self._heard_at + self._limit_seconds, self._look)
+
+    @property
+    def _limit_seconds(self) -> float:
+        return self._settings.silence_seconds(self._outbox.heartbeat_seconds)
 
     def broken(self) -> None:
         """Something was heard. The timer is left alone: it looks when it is due."""
         self._heard_at = self._clock.monotonic()
 
     def _look(self) -> None:
-        due = self._heard_at + self._limit
+        due = self._heard_at + self._limit_seconds
         if self._clock.monotonic() >= due:
-            self._outbox.close(Unavailable(f"nothing heard for {self._limit:g} s"))
+            self._outbox.close(Unavailable(f"nothing heard for {self._limit_seconds:g} s"))
         else:
             self._timer = self._clock.call_at(due, self._look)
 

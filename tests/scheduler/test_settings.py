@@ -37,12 +37,20 @@ def test_an_option_that_does_not_exist_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "seconds"), [(1, 5.0), (125, 5.0), (200, 8.0), (1_000, 10.0), (100_000, 10.0)]
+    ("workers", "seconds"), [(1, 5.0), (125, 5.0), (200, 8.0), (1_000, 20.0), (100_000, 20.0)]
 )  # fmt: skip
 def test_of_more_workers_each_says_less_often_that_it_lives(workers: int, seconds: float) -> None:
     settings = SchedulerSettings(heartbeat_seconds=5, heartbeat_timeout_seconds=20, max_heartbeats_per_second=25)
     assert settings.heartbeat_interval_seconds(workers) == seconds
 
 
-def test_an_interval_that_was_asked_for_is_kept_however_long_it_is() -> None:
-    assert SchedulerSettings(heartbeat_seconds=15).heartbeat_interval_seconds(1_000) == 15
+@pytest.mark.parametrize(("interval_seconds", "seconds"), [(0.0, 20.0), (5.0, 20.0), (8.0, 20.0), (20.0, 40.0)])
+def test_who_was_told_to_say_little_may_be_silent_for_longer(interval_seconds: float, seconds: float) -> None:
+    settings = SchedulerSettings(heartbeat_seconds=5, heartbeat_timeout_seconds=20)
+    assert settings.silence_seconds(interval_seconds) == seconds
+
+
+def test_an_interval_and_a_timeout_that_were_asked_for_are_kept() -> None:
+    settings = SchedulerSettings(heartbeat_seconds=15, heartbeat_timeout_seconds=20)
+    assert settings.heartbeat_interval_seconds(1) == 15
+    assert settings.silence_seconds(settings.heartbeat_interval_seconds(1)) == 20

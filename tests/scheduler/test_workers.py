@@ -175,6 +175,18 @@ class TestLosing:
         with pytest.raises(Unavailable, match="nothing heard for 20 s"):
             await worker.hear("lease")
 
+    async def test_a_worker_that_was_told_to_say_little_may_be_silent_for_longer(self) -> None:
+        async with World(SchedulerSettings(heartbeat_timeout_seconds=20, max_heartbeats_per_second=0.01)) as world:
+            worker = await world.worker()
+            assert worker.welcome.heartbeat_interval.ToSeconds() == 20
+            world.clock.advance(39)
+            worker.say(credit=worker_pb2.Credit(leases=1))
+            await world.execute(await world.action()).next()
+            await worker.finish(await worker.lease())
+            world.clock.advance(40)
+            with pytest.raises(Unavailable, match="nothing heard for 40 s"):
+                await worker.hear("lease")
+
     async def test_a_worker_that_closes_its_side_is_let_go(self, world: World) -> None:
         worker = await world.worker()
         worker.end()
