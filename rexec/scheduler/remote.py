@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Final, Self
 from uuid import uuid4
 
@@ -24,8 +23,6 @@ import structlog
 from cas.errors import (
     Code,
     MalformedRequest,
-    OperationNotFound,
-    QueueFull,
     SchedulerStops,
     StatusError,
     Unavailable,
@@ -34,6 +31,7 @@ from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb
 from protos.methods import methods_of
 from protos.rexec.scheduler.v1 import frontends_pb2, record_pb2
 from protos.rexec.worker.v1 import worker_pb2
+from rexec.scheduler.asked import Answer, Call, Request, Watch, fail, failure_of
 from rexec.scheduler.clock import Clock, SystemClock, Timer
 from rexec.scheduler.live_logs import STARTS_OVER
 from rexec.scheduler.log_name import Output
@@ -47,7 +45,7 @@ from rexec.scheduler.scheduler import (
 from rexec.scheduler.scheduler_connection import PAUSE_SECONDS, Connection
 from rexec.scheduler.scheduler_link import Dial, LinkBroken
 from rexec.scheduler.task import Candidate, Stage
-from rexec.scheduler.wire import read_error, read_state, write_candidate, write_inlining
+from rexec.scheduler.wire import read_state, write_candidate, write_inlining
 
 log = structlog.get_logger()
 
@@ -56,38 +54,6 @@ UNCLAIMED_SECONDS: Final = 60.0
 
 _READ_LOG = methods_of(frontends_pb2, "Frontends")["ReadLog"]
 _STREAMS: Final = {Output.STDOUT: worker_pb2.STDOUT, Output.STDERR: worker_pb2.STDERR}
-_Request = frontends_pb2.FrontendRequest
-_Answer = frontends_pb2.FrontendAnswer
-
-
-@dataclass(eq=False, slots=True)
-class _Call:
-    """A request with one answer."""
-
-    request: _Request
-    answer: asyncio.Future[_Answer]
-
-
-@dataclass(eq=False, slots=True)
-class _Watch:
-    """An operation that one client's stream follows."""
-
-    name: str
-    submit: _Request.Submit | None = None
-    """How it came to be, if it was submitted here."""
-    request_id: int = 0
-    """Of the request that is open for it, 0 if there is none."""
-    accepted: bool = False
-    """Whether the scheduler has answered with a state."""
-    state: OperationState | None = None
-    failure: StatusError | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def request(self) -> _Request:
-        """What asks for its states. Until the scheduler has had it, it is submitted."""
-        if self.submit is not None and not self.accepted:
-            return _Request(id=self.request_id, submit=self.submit)
-        return _Request(id=self.request_id, watch=_Request.Watch(name=self.name))
 
 
 class RemoteScheduler:
@@ -110,9 +76,9 @@ class RemoteScheduler:
         self._clock: Clock = clock or SystemClock()
         self._new_id = new_id
         self._last_id = 0
-        self._asked: dict[int, _Call | _Watch] = {}
+        self._asked: dict[int, Call | Watch] = {}
         """What waits for an answer, by request id, in the order in which it was asked."""
-        self._own: dict[str, tuple[_Watch, Timer]] = {}
+        self._own: dict[str, tuple[Watch, Timer]] = {}
         """Operations that were made here and that no stream follows yet, by name, with what gives them up."""
         hello = frontends_pb2.FrontendHello(frontend_name=name, session_id=new_id(), software_version=version)
         self.connection = Connection(dials, hello, self._clock, wait_seconds, self._unanswered, self._take)
@@ -125,8 +91,8 @@ class RemoteScheduler:
         """End every stream with UNAVAILABLE: clients come back to another frontend."""
         self.connection.closed = True
         for asked in list(self._asked.values()):
-            if isinstance(asked, _Call):
-                _fail(asked.answer, SchedulerStops())
+            if isinstance(asked, Call):
+                fail(asked.answer, SchedulerStops())
             else:
                 asked.changed.set()
         for watch, timer in self._own.values():
@@ -136,25 +102,25 @@ class RemoteScheduler:
 
     # Requests and answers
 
-    def _unanswered(self) -> Iterator[_Request]:
+    def _unanswered(self) -> Iterator[Request]:
         """What a scheduler has to be asked that knows nothing of this frontend."""
         for asked in self._asked.values():
-            yield asked.request if isinstance(asked, _Call) else asked.request()
+            yield asked.request if isinstance(asked, Call) else asked.request()
 
     def _new_request_id(self) -> int:
         self._last_id += 1
         return self._last_id
 
-    async def _ask(self, request: _Request) -> _Answer:
+    async def _ask(self, request: Request) -> Answer:
         """The answer. Raises the StatusError that came instead, and Unavailable when none comes."""
         if self.connection.closed:
             raise SchedulerStops()
         request.id = self._new_request_id()
-        call = _Call(request, asyncio.get_running_loop().create_future())
+        call = Call(request, asyncio.get_running_loop().create_future())
         self._asked[request.id] = call
         self.connection.put(request)
         timer = self._clock.call_at(
-            self._clock.monotonic() + self._wait_seconds, lambda: _fail(call.answer, self.connection.unreached())
+            self._clock.monotonic() + self._wait_seconds, lambda: fail(call.answer, self.connection.unreached())
         )
         try:
             return await call.answer
@@ -162,23 +128,23 @@ class RemoteScheduler:
             timer.cancel()
             del self._asked[request.id]
 
-    def _take(self, answer: _Answer) -> None:
+    def _take(self, answer: Answer) -> None:
         asked = self._asked.get(answer.id)
         match asked:
-            case _Call():
+            case Call():
                 if answer.WhichOneof("answer") == "failure":
-                    _fail(asked.answer, _failure(answer))
+                    fail(asked.answer, failure_of(answer))
                 elif not asked.answer.done():
                     asked.answer.set_result(answer)
-            case _Watch():
+            case Watch():
                 if answer.WhichOneof("answer") == "failure":
-                    self._watch_failed(asked, _failure(answer))
+                    self._watch_failed(asked, failure_of(answer))
                 else:
                     self._watch_changed(asked, answer)
             case None:
                 pass  # nobody waits for it any more
 
-    def _watch_changed(self, watch: _Watch, answer: _Answer) -> None:
+    def _watch_changed(self, watch: Watch, answer: Answer) -> None:
         # A copy: the answer is part of a batch, all of which would be kept for as long as the state is.
         message = record_pb2.OperationState()
         message.CopyFrom(answer.state)
@@ -191,7 +157,7 @@ class RemoteScheduler:
             self._forget(watch)
         watch.changed.set()
 
-    def _watch_failed(self, watch: _Watch, failure: StatusError) -> None:
+    def _watch_failed(self, watch: Watch, failure: StatusError) -> None:
         self._forget(watch)
         if failure.code is Code.NOT_FOUND and watch.accepted and watch.submit is not None:
             # The scheduler has lost it, and knows nothing of what was said of it before.
@@ -202,31 +168,31 @@ class RemoteScheduler:
         watch.failure = failure
         watch.changed.set()
 
-    def _open(self, watch: _Watch) -> None:
+    def _open(self, watch: Watch) -> None:
         watch.request_id = self._new_request_id()
         self._asked[watch.request_id] = watch
         self.connection.put(watch.request())
         if self.connection.closed:
             watch.changed.set()
 
-    def _forget(self, watch: _Watch) -> None:
+    def _forget(self, watch: Watch) -> None:
         self._asked.pop(watch.request_id, None)
         watch.request_id = 0
 
-    def _close(self, watch: _Watch) -> None:
+    def _close(self, watch: Watch) -> None:
         """Nobody follows the operation any more."""
         if watch.request_id:
-            self.connection.put(_Request(id=self._new_request_id(), unwatch=_Request.Unwatch(id=watch.request_id)))
+            self.connection.put(Request(id=self._new_request_id(), unwatch=Request.Unwatch(id=watch.request_id)))
             self._forget(watch)
 
     # For services
 
     async def submit(self, candidate: Candidate, inlining: Inlining, name: str = "") -> str:
         name = name or operation_name(candidate.instance_name, self._new_id())
-        submit = _Request.Submit(
+        submit = Request.Submit(
             name=name, candidate=write_candidate(candidate), inlining=write_inlining(inlining)
         )  # fmt: skip
-        watch = _Watch(name, submit)
+        watch = Watch(name, submit)
         self._open(watch)
         timer = self._clock.call_at(self._clock.monotonic() + self._wait_seconds, watch.changed.set)
         try:
@@ -248,13 +214,13 @@ class RemoteScheduler:
         self, candidate: Candidate, inlining: Inlining, response: re_pb2.ExecuteResponse, name: str = ""
     ) -> str:
         name = name or operation_name(candidate.instance_name, self._new_id())
-        record = _Request.Record(
+        record = Request.Record(
             name=name,
             candidate=write_candidate(msgspec.structs.replace(candidate, payload=None)),
             inlining=write_inlining(inlining),
             response=response,
         )
-        await self._ask(_Request(record=record))
+        await self._ask(Request(record=record))
         # Whoever made it looks at it next: there is no need to ask for it.
         state = OperationState(
             name=name,
@@ -265,10 +231,10 @@ class RemoteScheduler:
             inlining=inlining,
             owner=candidate.owner,
         )
-        self._keep(_Watch(name, accepted=True, state=state))
+        self._keep(Watch(name, accepted=True, state=state))
         return name
 
-    def _keep(self, watch: _Watch) -> None:
+    def _keep(self, watch: Watch) -> None:
         """Until a stream follows the operation, or for long enough that none ever will."""
         replaced = self._claimed(watch.name)
         if replaced is not None:
@@ -276,21 +242,21 @@ class RemoteScheduler:
         due = self._clock.monotonic() + UNCLAIMED_SECONDS
         self._own[watch.name] = watch, self._clock.call_at(due, lambda: self._give_up(watch))
 
-    def _claimed(self, name: str) -> _Watch | None:
+    def _claimed(self, name: str) -> Watch | None:
         """What was kept under this name. Its timer, which would hold the action and its response, ends with that."""
         watch, timer = self._own.pop(name, (None, None))
         if timer is not None:
             timer.cancel()
         return watch
 
-    def _give_up(self, watch: _Watch) -> None:
+    def _give_up(self, watch: Watch) -> None:
         del self._own[watch.name]
         self._close(watch)
 
     async def watch(self, name: str, keepalive_seconds: float) -> AsyncGenerator[OperationState, None]:
         watch = self._claimed(name)
         if watch is None:
-            watch = _Watch(name)
+            watch = Watch(name)
             self._open(watch)
         # A stream that has nothing to repeat yet is not kept waiting for ever.
         give_up = self._clock.monotonic() + self._wait_seconds
@@ -351,7 +317,7 @@ class RemoteScheduler:
                 await self.connection.pause(PAUSE_SECONDS)
 
     async def state(self, name: str) -> OperationState:
-        answer = await self._ask(_Request(state=_Request.NamedOperation(name=name)))
+        answer = await self._ask(Request(state=Request.NamedOperation(name=name)))
         return read_state(answer.state)
 
     async def page(
@@ -360,13 +326,13 @@ class RemoteScheduler:
         states: list[OperationState] = []
         size_bytes = 0
         while True:
-            page = _Request.Page(
+            page = Request.Page(
                 instance_name=instance_name,
                 stages=[re_pb2.ExecutionStage.Value.Name(stage) for stage in sorted(stages)],
                 after=after,
                 limit=limit - len(states),
             )
-            answer = (await self._ask(_Request(page=page))).page
+            answer = (await self._ask(Request(page=page))).page
             states += [read_state(state) for state in answer.states]
             size_bytes += sum(state.response.ByteSize() for state in answer.states)
             if not answer.cut or not answer.states or size_bytes > PAGE_BYTES:
@@ -374,27 +340,7 @@ class RemoteScheduler:
             after = states[-1].name
 
     async def cancel(self, name: str) -> None:
-        await self._ask(_Request(cancel=_Request.NamedOperation(name=name)))
+        await self._ask(Request(cancel=Request.NamedOperation(name=name)))
 
     async def forget(self, name: str) -> None:
-        await self._ask(_Request(forget=_Request.NamedOperation(name=name)))
-
-
-def _fail(answer: asyncio.Future[_Answer], failure: StatusError) -> None:
-    if not answer.done():
-        answer.set_exception(failure)
-
-
-def _failure(answer: _Answer) -> StatusError:
-    """What the scheduler answered with, of the class that the services know."""
-    try:
-        failure = read_error(answer.failure)
-    except MalformedRequest as reason:
-        return Unavailable(f"the scheduler's answer cannot be understood: {reason}")
-    kinds: dict[Code, type[StatusError]] = {Code.NOT_FOUND: OperationNotFound, Code.RESOURCE_EXHAUSTED: QueueFull}
-    kind = kinds.get(failure.code)
-    if kind is None:
-        return failure
-    known = kind(str(failure))
-    known.received_details = failure.received_details
-    return known
+        await self._ask(Request(forget=Request.NamedOperation(name=name)))

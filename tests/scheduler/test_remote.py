@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 
 import pytest
@@ -12,7 +12,6 @@ from google.protobuf.message import Message
 from cas.errors import Code, OperationNotFound, StatusError, Unavailable
 from protos.rexec.scheduler.v1 import frontends_pb2
 from protos.rexec.worker.v1 import worker_pb2
-from rexec.scheduler.clock import SystemClock, Timer
 from rexec.scheduler.log_name import Output
 from rexec.scheduler.remote import UNCLAIMED_SECONDS, RemoteScheduler
 from rexec.scheduler.scheduler import Inlining, LogRest
@@ -382,41 +381,3 @@ async def test_leaving_a_frontend_ends_what_waits_and_leaves_no_task(world: Worl
         assert caught.value.code is Code.UNAVAILABLE
     await states.aclose()
     await eventually(lambda: asyncio.all_tasks() <= before)
-
-
-class CountingClock(SystemClock):
-    """Counts the calls that are due in a long time."""
-
-    def __init__(self) -> None:
-        self.far = 0
-
-    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
-        timer = super().call_at(when, callback)
-        if when < self.monotonic() + UNCLAIMED_SECONDS - 1:
-            return timer
-        self.far += 1
-        return _Counted(self, timer)
-
-
-class _Counted:
-    def __init__(self, clock: CountingClock, timer: Timer) -> None:
-        self._clock = clock
-        self._timer = timer
-
-    def cancel(self) -> None:
-        self._clock.far -= 1
-        self._timer.cancel()
-
-
-async def test_nothing_of_an_operation_is_kept_once_its_stream_has_ended(world: World) -> None:
-    """Hundreds end each second, and an action and its response may be large."""
-    wire, clock = Wire(), CountingClock()
-    scheduler = RemoteScheduler([wire.dial], name="frontend", wait_seconds=GUARD_SECONDS, clock=clock)
-    async with Served(world) as wire.server, scheduler:
-        submitted = await scheduler.submit(candidate(), Inlining())
-        recorded = await scheduler.record(candidate("other"), Inlining(), response())
-        assert clock.far == 2
-        await run_by(world)
-        for name in (submitted, recorded):
-            assert (await until_done(scheduler, name)).done
-        assert clock.far == 0
