@@ -46,5 +46,5 @@ def enlarged(state: QueueState, lease: Lease, exceeded_memory_bytes: int) -> boo
         return False
     task.enlarged = True
     wanted_bytes = min(max(exceeded_memory_bytes, given_bytes) * GROWTH, most_bytes)
-    task.need = need_of(task.need.slots, task.need.cpu_millis, wanted_bytes)
+    state.set_need(task, need_of(task.need.slots, task.need.cpu_millis, wanted_bytes))
     return True

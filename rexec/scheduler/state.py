@@ -121,8 +121,7 @@ class QueueState:
         self.tasks[task.task_id] = task
         if not candidate.do_not_cache:
             self.in_flight[candidate.instance_name, candidate.action_digest] = task
-        kind = candidate.requirement, task.need
-        self.kinds[kind] = self.kinds.get(kind, 0) + 1
+        self._count_kind(task, 1)
 
     def remove(self, task: Task) -> None:
         """The task has ended."""
@@ -132,10 +131,19 @@ class QueueState:
         key = candidate.instance_name, candidate.action_digest
         if self.in_flight.get(key) is task:
             del self.in_flight[key]
-        kind = candidate.requirement, task.need
-        self.kinds[kind] -= 1
-        if not self.kinds[kind]:
-            del self.kinds[kind]
+        self._count_kind(task, -1)
+
+    def set_need(self, task: Task, need: Need) -> None:
+        """The task, which is not in line, takes up something else from now on."""
+        self._count_kind(task, -1)
+        task.need = need
+        self._count_kind(task, 1)
+
+    def _count_kind(self, task: Task, by: int) -> None:
+        kind = task.candidate.requirement, task.need
+        tasks = self.kinds.pop(kind, 0) + by
+        if tasks:
+            self.kinds[kind] = tasks
 
     def know(self, names: frozenset[str]) -> None:
         """A worker offers properties of these names. Once there are too many, those that none offers any more are forgotten."""
