@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from typing import Final
 
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import Message
@@ -20,6 +21,9 @@ from rexec.scheduler.scheduler_link import LinkBroken
 
 Check = Callable[[str, Message, RequestContext], None]
 """Is given the name of the method, the request, which it may change, and who asks. Raises the StatusError that he gets."""
+
+_REQUEST_METADATA: Final = "build.bazel.remote.execution.v2.requestmetadata-bin"
+"""REAPI RequestMetadata: the header that it travels in."""
 
 _ATTACH = methods_of(frontends_pb2, "Frontends")["Attach"]
 
@@ -41,8 +45,10 @@ class Relayed:
         async def pass_on(request: Message, context: RequestContext) -> Message:
             self._check(method.name, request, context)
             link = await self._connection.up()
+            # Answers depend on the client's tool (FetchService), and the log names his build.
+            headers = [(_REQUEST_METADATA, context.request_metadata.SerializeToString())]
             try:
-                return await link.unary(method, request, context.deadline_seconds)
+                return await link.unary(method, request, context.deadline_seconds, headers)
             except LinkBroken as broken:
                 raise Unavailable(f"the connection to the scheduler broke: {broken}") from broken
 

@@ -22,7 +22,7 @@ from cas.errors import MalformedRequest, StatusError, from_status
 from protos.methods import Method, methods_of
 from protos.rexec.scheduler.v1 import frontends_pb2
 from rexec.connection import CannotConnect, headers, open_channel
-from rexec.scheduler.scheduler_link import Dial, LinkBroken, SchedulerLink
+from rexec.scheduler.scheduler_link import Dial, Headers, LinkBroken, SchedulerLink
 from rexec.scheduler.wire import read_error
 
 if TYPE_CHECKING:  # types-grpcio makes these generic, the library does not
@@ -88,14 +88,16 @@ class _GrpcLink:
             raise _broken(failure) from failure
         raise LinkBroken(f"{code.name}: {details}" if details else "the stream was ended")
 
-    async def unary(self, method: Method, request: Message, deadline_seconds: float | None = None) -> Message:
+    async def unary(
+        self, method: Method, request: Message, deadline_seconds: float | None = None, headers: Headers = ()
+    ) -> Message:
         call: Any = self._channel.unary_unary(
             method.path,
             request_serializer=method.request_type.SerializeToString,
             response_deserializer=method.response_type.FromString,
         )
         try:
-            answer: Message = await call(request, metadata=tuple(self._headers), timeout=deadline_seconds)
+            answer: Message = await call(request, metadata=(*self._headers, *headers), timeout=deadline_seconds)
         except aio.AioRpcError as error:
             raise _failure(error) from error
         except asyncio.CancelledError as error:

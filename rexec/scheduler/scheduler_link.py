@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -11,6 +11,9 @@ from google.protobuf.message import Message
 
 from protos.methods import Method
 from protos.rexec.scheduler.v1 import frontends_pb2
+
+Headers = Sequence[tuple[str, bytes]]
+"""Metadata of a call, names that end in "-bin"."""
 
 
 class LinkBroken(Exception):
@@ -31,8 +34,10 @@ class SchedulerLink(Protocol):
         """The stream's next message. To be used by one task. Raises LinkBroken, also when it ends in good order."""
         ...
 
-    async def unary(self, method: Method, request: Message, deadline_seconds: float | None = None) -> Message:
-        """The answer of another method of the scheduler."""
+    async def unary(
+        self, method: Method, request: Message, deadline_seconds: float | None = None, headers: Headers = ()
+    ) -> Message:
+        """The answer of another method of the scheduler; `headers` go beside those that say who the frontend is."""
         ...
 
     def stream(self, method: Method, requests: Message | AsyncIterator[Message]) -> AsyncGenerator[Message, None]:

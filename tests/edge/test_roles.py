@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,9 @@ def frontend_config(where: str, more: str = "", server: str = "") -> Config:
 
 
 @asynccontextmanager
-async def apart(tmp_path: Path, frontends: int = 1) -> AsyncIterator[tuple[Running, list[aio.Channel]]]:
+async def apart(tmp_path: Path, frontends: int = 1, more: str = "") -> AsyncIterator[tuple[Running, list[aio.Channel]]]:
     """A scheduler, and a channel to each of its frontends."""
-    async with running_scheduler(scheduler_config(tmp_path / "state")) as scheduler:
+    async with running_scheduler(scheduler_config(tmp_path / "state", more)) as scheduler:
         config = frontend_config(f"grpc://{scheduler.addresses[0]}")
         channels = []
         async with asyncio.timeout(GUARD_SECONDS), AsyncExitStack() as stack:
@@ -57,10 +57,12 @@ async def apart(tmp_path: Path, frontends: int = 1) -> AsyncIterator[tuple[Runni
             yield scheduler, channels
 
 
-async def ask(channel: aio.Channel, module: Any, service: str, name: str, request: Message) -> Any:
+async def ask(
+    channel: aio.Channel, module: Any, service: str, name: str, request: Message, headers: Sequence[Any] = ()
+) -> Any:
     method = methods_of(module, service)[name]
     call: Any = channel.unary_unary(method.path, method.request_type.SerializeToString, method.response_type.FromString)
-    return await call(request, timeout=GUARD_SECONDS)
+    return await call(request, timeout=GUARD_SECONDS, metadata=tuple(headers))
 
 
 async def test_frontends_share_blobs_results_and_assets(tmp_path: Path) -> None:
@@ -107,6 +109,21 @@ async def test_what_the_scheduler_refuses_comes_back_with_its_details(tmp_path: 
             await ask(channel, remote_asset_pb2, "Push", "PushBlob", request)
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert absent.hash.encode() in dict(caught.value.trailing_metadata() or ())["grpc-status-details-bin"]
+
+
+@pytest.mark.parametrize("tool", ["bazel", "other"])
+async def test_the_scheduler_knows_which_tool_asks_a_frontend(tmp_path: Path, tool: str) -> None:
+    """Bazel up to 5 overlooks a failure that is part of the answer, so it gets it as that of the call."""
+    said = re_pb2.RequestMetadata(tool_details=re_pb2.ToolDetails(tool_name=tool)).SerializeToString()
+    headers = [("build.bazel.remote.execution.v2.requestmetadata-bin", said)]
+    wanted = remote_asset_pb2.FetchBlobRequest(uris=[f"http://127.0.0.1:{free_port()}/nothing"])
+    async with apart(tmp_path, more="[assets]\nfetch = true") as (_scheduler, (channel,)):
+        fetching = ask(channel, remote_asset_pb2, "Fetch", "FetchBlob", wanted, headers)
+        if tool == "bazel":
+            with pytest.raises(aio.AioRpcError):
+                await fetching
+        else:
+            assert (await fetching).status.code
 
 
 async def test_a_frontend_offers_execution_before_its_scheduler_is_there_and_says_that_it_is_not(

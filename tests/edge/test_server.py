@@ -114,6 +114,7 @@ async def test_what_a_server_keeps_is_the_users_alone(tmp_path: Path) -> None:
 
 async def test_the_local_workers_socket_is_the_users_alone(tmp_path: Path) -> None:
     async with running(config(tmp_path)) as server:
+        assert server.socket is not None
         assert stat.S_IMODE(server.socket.stat().st_mode) == 0o600
     assert not server.socket.exists()
 

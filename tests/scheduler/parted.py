@@ -18,7 +18,7 @@ from rexec.rpc import RpcServer
 from rexec.scheduler.clock import SystemClock
 from rexec.scheduler.frontends import FrontendsService
 from rexec.scheduler.remote import RemoteScheduler
-from rexec.scheduler.scheduler_link import Dial, LinkBroken, SchedulerLink
+from rexec.scheduler.scheduler_link import Dial, Headers, LinkBroken, SchedulerLink
 from rexec.scheduler_channel import dial_over
 from tests.scheduler.world import GUARD_SECONDS, World
 
@@ -109,8 +109,10 @@ class _CutLink:
             self._wire.on_receive(message)
         return message
 
-    async def unary(self, method: Method, request: Message, deadline_seconds: float | None = None) -> Message:
-        return await self._inner.unary(method, request, deadline_seconds)
+    async def unary(
+        self, method: Method, request: Message, deadline_seconds: float | None = None, headers: Headers = ()
+    ) -> Message:
+        return await self._inner.unary(method, request, deadline_seconds, headers)
 
     def stream(self, method: Method, requests: Message | AsyncIterator[Message]) -> AsyncGenerator[Message, None]:
         return self._inner.stream(method, requests)
