@@ -259,11 +259,10 @@ def restored(
     waiting: Iterable[Task],
     leases: Iterable[Lease],
     now: float,
-    price_of: Callable[[Lease], float] = lambda _lease: 0.0,
 ) -> Accounts:
-    """The accounts of what is there, for a scheduler that has read its state from elsewhere. What has ended is in none of
-    them, and a lease of which it is not known when it began begins now."""
-    accounts = Accounts(price_of)
+    """The accounts of what is there, made from the records themselves: what those that were kept must agree with. What has
+    ended is in none of them, and a lease of which it is not known when it began begins now."""
+    accounts = Accounts()
     for operation in operations:
         if operation.outcome is None:
             accounts.joined(operation, now)

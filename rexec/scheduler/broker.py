@@ -119,7 +119,12 @@ class Broker:
             trust_seconds=lease_seconds / 2,
             observer=self._delivery.observer,
         )
-        way_out.also(Batch(ended_tasks=restored.unread_tasks, forgotten_operations=restored.unread_operations))
+        unread = Batch(
+            ended_tasks=restored.unread_tasks,
+            forgotten_operations=restored.unread_operations,
+            gone_workers=restored.unread_workers,
+        )
+        way_out.also(unread)
         self.lost = way_out.lost
         self.lost.add_done_callback(lambda _lost: self._end_streams())
         if rows.operations or rows.workers:

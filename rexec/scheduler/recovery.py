@@ -64,6 +64,8 @@ class Restored:
     unread_tasks: list[int] = field(default_factory=list)
     """Numbers of rows to be deleted."""
     unread_operations: list[int] = field(default_factory=list)
+    unread_workers: list[str] = field(default_factory=list)
+    """The sessions."""
 
 
 def restore(state: QueueState, rows: Recorded, generation: int, now: float, wall: float) -> Restored:
@@ -100,8 +102,11 @@ def _restore_worker(
 ) -> None:
     try:
         said = _worker_decoder.decode(record)
+        if said.slots < 1 or any(amount < 0 for amount in said.resources.values()):
+            raise msgspec.DecodeError(f"{said.slots} slots and resources {said.resources} cannot be")
     except msgspec.DecodeError as reason:
         restored.unreadable.append(f"worker {session[:100]!r}: {reason}")
+        restored.unread_workers.append(session)
         return
     offer = Offer(
         frozenset(said.pairs),
@@ -110,6 +115,7 @@ def _restore_worker(
         said.resources.get("memory", 0),
     )
     if said.name in state.fleet.by_name:
+        restored.unread_workers.append(session)
         restored.unreadable.append(f"worker {session[:100]!r}: there is another one named {said.name[:100]!r}")
         return
     worker = Worker(session, said.name, said.slots, offer, connected=False)

@@ -446,10 +446,18 @@ def test_rows_that_cannot_be_read_are_left_out_with_what_hangs_on_them(driver: R
     for key, row in driver.paper.operations.items():
         if row[1] == orphan:
             driver.paper.operations[key] = (*row[:4], b"\xff")
-    driver.paper.workers["hostile"] = ("hostile", b"\xc1")
+    strange = {
+        "torn": b"\xc1",
+        "without slots": msgspec.msgpack.encode(WorkerRecord("w2", 0)),
+        "owing memory": msgspec.msgpack.encode(WorkerRecord("w3", 1, resources={"memory": -1})),
+        "namesake": msgspec.msgpack.encode(WorkerRecord("w1", 1)),
+    }
+    driver.paper.workers |= {session: (session, record) for session, record in strange.items()}
     driver.restart()
     assert set(driver.queue.operations) == {good}
-    assert len(driver.restored.unreadable) == 5  # the task, its operation, the orphan's, its task, the worker
+    # The task, its operation, the orphan's, its task, and the workers.
+    assert len(driver.restored.unreadable) == 4 + len(strange)
+    assert driver.restored.unread_workers == list(strange)
     assert worker_id in driver.queue.fleet.workers
 
 
