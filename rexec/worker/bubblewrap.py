@@ -30,7 +30,7 @@ from rexec.worker.chroot import place_in
 from rexec.worker.command import Invocation, invocation
 from rexec.worker.inputs import working_directory
 from rexec.worker.isolation import ISOLATION_PROPERTY, CannotIsolate, Confinable, Confined, Start
-from rexec.worker.mounts import TMP, inputs_root, machine_root, mount_points
+from rexec.worker.mounts import TMP, inputs_root, machine_mounts, machine_root, mount_points
 from rexec.worker.paths import inside
 from rexec.worker.settings import IsolationKind
 from rexec.worker.verdict import WorkerFault
@@ -56,8 +56,8 @@ class Bubblewrap:
         """`hidden` are directories of the agent: no action sees more of them than what is its own. `program` is looked up in
         the agent's PATH."""
         self._settings = settings
-        self._shown = (*settings.system_paths, *settings.readable)
-        self._hidden = [os.path.realpath(path) for path in hidden]
+        hidden = [os.path.realpath(path) for path in hidden]
+        self._machine = machine_mounts([*settings.system_paths, *settings.readable], hidden)
         self._program = shutil.which(program) or program
         self._can_disable_namespaces = False
 
@@ -105,7 +105,7 @@ class Bubblewrap:
             else:
                 directory = working_directory(action.command, root)
                 started = invocation(action.command, directory, action.environment, TMP)
-                mounts = machine_root(self._shown, self._hidden, root, tmp)
+                mounts = machine_root(self._machine, root, tmp)
                 user = os.geteuid() if wishes.user is None else wishes.user
                 group = os.getegid() if wishes.group is None else wishes.group
             told = os.memfd_create("bwrap-status")

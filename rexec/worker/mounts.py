@@ -38,20 +38,28 @@ _MAX_MARKED: Final = 64
 _READ_ONLY_PROPERTY: Final = "SubtreeReadOnly"
 
 
-def machine_root(machine_paths: Iterable[str], hidden: Iterable[str], root: str, tmp: str) -> list[str]:
-    """The options for `machine`. `hidden` are directories that the action must not see even where a machine path holds them;
-    `root` is the input root, `tmp` the action's temporary directory, both without symlinks."""
-    # What comes later is mounted over what comes earlier: all the rest may be below /tmp.
-    options = ["--proc", "/proc", "--dev", "/dev", "--bind", tmp, TMP]
+def machine_mounts(machine_paths: Iterable[str], hidden: Iterable[str]) -> list[str]:
+    """What `machine_root` shows of the machine, for every action: the paths as they are now, and nothing of the directories
+    `hidden`, even where a machine path holds them."""
+    options: list[str] = []
     paths = sorted(set(machine_paths))  # a directory before what is in it
     for path in paths:
         if os.path.islink(path) and path != _RESOLVER:
             options += ["--symlink", os.readlink(path), path]
         elif os.path.exists(path):
             options += ["--ro-bind", os.path.realpath(path), path]
+    shown = [os.path.realpath(path) for path in paths]
     for path in sorted(set(hidden)):
-        if any(path == above or path.startswith(f"{above}/") for above in map(os.path.realpath, paths)):
+        if any(path == above or path.startswith(f"{above}/") for above in shown):
             options += ["--tmpfs", path]
+    return options
+
+
+def machine_root(machine: Iterable[str], root: str, tmp: str) -> list[str]:
+    """The options for `machine`: `machine` are those of `machine_mounts`, `root` is the input root, `tmp` the action's temporary
+    directory, both without symlinks."""
+    # What comes later is mounted over what comes earlier: all the rest may be below /tmp.
+    options = ["--proc", "/proc", "--dev", "/dev", "--bind", tmp, TMP, *machine]
     return [*options, "--bind", root, root, "--remount-ro", "/"]
 
 

@@ -117,6 +117,16 @@ class Processes:
                 found.setdefault(owner.pid, []).append(pid)
         return found
 
+    def dying(self, action: ActionProcesses) -> list[int]:
+        """Kill what is still in the first process's group; the children of this process in its session that are left then."""
+        action.signal(signal.SIGKILL)
+        found = []
+        for pid in children_of_this_process() or ():
+            with suppress(ProcessLookupError):
+                if pid not in self._running and stat_of(pid).session == action.pid:
+                    found.append(pid)
+        return found
+
     def left(self, action: ActionProcesses) -> bool:
         """Whether there may be processes beside the first one, which has ended. Cheap; also waits for orphans that have
         ended by themselves."""

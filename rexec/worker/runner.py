@@ -33,6 +33,8 @@ from rexec.worker.usage import Usage
 
 _T = TypeVar("_T")
 
+_GONE_SECONDS = 1.0
+
 _LAST_BYTES = 4096
 """Of the standard error, shown to the isolation: enough for what a program that could not start says."""
 
@@ -131,7 +133,7 @@ class Runner:
             ended = loop.time()
             seen_memory_bytes = self._memory.ended(process.pid)
             try:
-                wait_status, usage = await to_the_end(self._end(process, action, exited.done()))
+                wait_status, usage = await to_the_end(self._end(process, action, exited.done(), confined.is_watched))
             finally:
                 if pidfd >= 0:
                     loop.remove_reader(pidfd)
@@ -175,10 +177,14 @@ class Runner:
                 raise _start_failure(failure, invocation) from failure
 
     async def _end(
-        self, process: subprocess.Popen[bytes], action: ActionProcesses, has_exited: bool
+        self, process: subprocess.Popen[bytes], action: ActionProcesses, has_exited: bool, is_watched: bool
     ) -> tuple[int, resource.struct_rusage]:
         """Kill what is left of the action and wait for the first process: its wait status and resource usage."""
         process.returncode = 0  # this object never waits; without a code it would complain about that
+        if has_exited and is_watched:
+            # What the first process watched ends just now: to wait for that is cheaper than to search for it.
+            for pid in self._processes.dying(action):
+                await _gone(pid)
         if not has_exited or self._processes.left(action):
             await asyncio.to_thread(self._processes.kill, action)
         _, status, usage = os.wait4(process.pid, 0)  # noqa: ASYNC222 - it has ended, so this does not block
@@ -209,6 +215,22 @@ async def _within(seconds: float, exited: asyncio.Future[None], exceeded: asynci
     either: list[asyncio.Future[Any]] = [exited, exceeded]
     done, _ = await asyncio.wait(either, timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
     return bool(done)
+
+
+async def _gone(pid: int) -> None:
+    """Wait until a child of this process, which was killed, has ended; not for ever, because it may be stuck."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return  # while another was waited for somebody took note of its end
+    loop.add_reader(pidfd, _set, ended)
+    try:
+        await asyncio.wait([ended], timeout=_GONE_SECONDS)
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
 
 
 def _set(event: asyncio.Future[None]) -> None:
