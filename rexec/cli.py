@@ -69,7 +69,7 @@ main.add_command(drain)
     "--processes",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Processes that answer clients, behind one port; more than one beside the one with the queue. [default: 1 for all]",
+    help="Processes that answer clients, behind one port; with more than one, the queue has another. [default: 1 for all]",
 )
 @click.option("--config", type=CONFIG, metavar="FILE", help="TOML file with every other option.")
 @click.option("--metrics-listen", metavar="HOST:PORT", help="Answer /metrics, /healthz and /readyz over HTTP there.")

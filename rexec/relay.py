@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
@@ -21,6 +22,9 @@ from rexec.scheduler.scheduler_link import LinkBroken
 
 Check = Callable[[str, Message, RequestContext], None]
 """Is given the name of the method, the request, which it may change, and who asks. Raises the StatusError that he gets."""
+
+HELLO_SECONDS: Final = 60.0
+"""How long a worker may take to say who it is; from then on the scheduler notices its silence."""
 
 _REQUEST_METADATA: Final = "build.bazel.remote.execution.v2.requestmetadata-bin"
 """REAPI RequestMetadata: the header that it travels in."""
@@ -64,10 +68,15 @@ class RelayedWorkers:
     async def Attach(
         self, requests: AsyncIterator[worker_pb2.FromWorker], context: RequestContext
     ) -> AsyncGenerator[worker_pb2.ToWorker, None]:
-        """Raises NotAllowed, and Unavailable when the connection breaks: the worker comes back with what it holds."""
+        """Raises NotAllowed, MalformedRequest, and Unavailable when nothing is said or the connection breaks: the worker comes
+        back with what it holds."""
         if not context.identity.may_work:
             raise NotAllowed("not allowed")
-        hello = await _hello(requests)
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                hello = await _hello(requests)
+        except TimeoutError:
+            raise Unavailable(f"nothing heard for {HELLO_SECONDS:g} s") from None
         if hello is None:
             return
         properties = frozenset((offered.name, offered.value) for offered in hello.hello.properties)

@@ -152,8 +152,9 @@ class RemoteScheduler:
             watch.state = read_state(message)
         except MalformedRequest as reason:
             watch.failure = Unavailable(f"the scheduler's answer cannot be understood: {reason}")
+            self._close(watch)
         watch.accepted = True
-        if watch.state is None or watch.state.done:
+        if watch.state is not None and watch.state.done:
             self._forget(watch)
         watch.changed.set()
 

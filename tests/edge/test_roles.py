@@ -23,6 +23,7 @@ from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb
 from protos.methods import methods_of
 from protos.rexec.scheduler.v1 import fleet_pb2, status_pb2
 from protos.rexec.worker.v1 import worker_pb2
+from rexec import relay
 from rexec.config import Config, parse
 from rexec.edge import CannotServe, Running
 from rexec.frontend_role import running_frontend
@@ -137,6 +138,20 @@ async def test_a_frontend_offers_execution_before_its_scheduler_is_there_and_say
         with pytest.raises(Exception, match="503"):
             await fetch(f"http://127.0.0.1:{port}/readyz")
         assert "rexec_rpcs_total" in await fetch(f"http://127.0.0.1:{port}/metrics")
+
+
+async def test_a_worker_that_never_says_who_it_is_does_not_keep_its_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "HELLO_SECONDS", 0.01)
+    method = methods_of(worker_pb2, "Workers")["Attach"]
+    async with apart(tmp_path) as (_scheduler, (channel,)):
+        attach: Any = channel.stream_stream(
+            method.path, method.request_type.SerializeToString, method.response_type.FromString
+        )
+        with pytest.raises(aio.AioRpcError, match="nothing heard") as caught:
+            await attach().read()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_worker_attaches_through_a_frontend_with_tls_and_tokens_all_the_way(tmp_path: Path) -> None:
