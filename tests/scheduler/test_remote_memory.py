@@ -1,18 +1,21 @@
-"""What a frontend still has of an operation when nobody follows it any more."""
+"""What a frontend keeps of an operation, and of the reasons why no scheduler is reached: no more than is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 from google.protobuf.message import Message
+from structlog.testing import capture_logs
 
 from cas.errors import Unavailable
 from protos.rexec.scheduler.v1 import frontends_pb2
 from rexec.scheduler.clock import SystemClock, Timer
 from rexec.scheduler.remote import UNCLAIMED_SECONDS, RemoteScheduler
 from rexec.scheduler.scheduler import Inlining
-from tests.scheduler.parted import Served, Wire, eventually
+from rexec.scheduler.scheduler_link import LinkBroken, SchedulerLink
+from tests.scheduler.parted import Served, Wire, eventually, remote_over
 from tests.scheduler.test_remote import NAME, run_by, waiters
 from tests.scheduler.test_scheduler_contract import candidate, response, until_done
 from tests.scheduler.world import GUARD_SECONDS, World
@@ -71,3 +74,20 @@ async def test_a_state_that_cannot_be_read_is_not_waited_for(world: World) -> No
         with pytest.raises(Unavailable, match="stage 99"):
             await scheduler.submit(candidate(), Inlining(), NAME)
         await eventually(lambda: waiters(world) == 0)
+
+
+async def test_the_log_says_once_why_no_scheduler_is_reached() -> None:
+    attempts = 0
+
+    @asynccontextmanager
+    async def dial() -> AsyncIterator[SchedulerLink]:
+        nonlocal attempts
+        attempts += 1
+        raise LinkBroken("not allowed" if attempts > 2 else "connection refused")
+        yield
+
+    with capture_logs() as lines:
+        async with remote_over(dial):
+            await eventually(lambda: attempts == 4)
+    told = [line["reason"] for line in lines if line["log_level"] == "warning"]
+    assert told == ["connection refused", "not allowed"]
