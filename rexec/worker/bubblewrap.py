@@ -108,25 +108,27 @@ class Bubblewrap:
                 mounts = machine_root(self._machine, root, tmp)
                 user = os.geteuid() if wishes.user is None else wishes.user
                 group = os.getegid() if wishes.group is None else wishes.group
-            told = os.memfd_create("bwrap-status")
-            stack.callback(os.close, told)
-            arguments = [
-                self._program,
+            told, asked = _unnamed_file(stack), _unnamed_file(stack)
+            options = [
                 *self._namespaces(user, group, network=wishes.network),
                 *("--json-status-fd", str(told)),
                 *mounts,
                 *("--chdir", started.directory),
                 *(part for name, value in started.environment.items() for part in ("--setenv", name, value)),
-                *("--", *_command_of(started)),
             ]
-            if len(arguments) > _MAX_ARGUMENTS:
+            # Whoever is on the machine may read the arguments of any process, but no variables of another user's.
+            with open(asked, "wb", closefd=False) as file:
+                file.write(b"".join(os.fsencode(option) + b"\0" for option in options))
+            os.lseek(asked, 0, os.SEEK_SET)
+            arguments = [self._program, "--args", str(asked), "--", *_command_of(started)]
+            if len(arguments) + len(options) > _MAX_ARGUMENTS:
                 raise FailedPrecondition(
                     f"the command has {len(started.arguments)} arguments and {len(started.environment)} variables, more than "
                     f"bubblewrap takes ({_MAX_ARGUMENTS} together); a response file has no such limit"
                 )
             yield Confined(
                 Invocation(self._program, arguments, {}, "/"),
-                pass_fds=(told,),
+                pass_fds=(told, asked),
                 is_watched=True,
                 spawn=self._spawn,
                 judge=partial(_judge, told, started.arguments[0]),
@@ -165,6 +167,12 @@ class Bubblewrap:
             )
         except (OSError, subprocess.TimeoutExpired) as failure:
             raise CannotIsolate(f"{self._program} cannot be tried out: {failure}") from failure
+
+
+def _unnamed_file(stack: ExitStack) -> int:
+    fd = os.memfd_create("bwrap")
+    stack.callback(os.close, fd)
+    return fd
 
 
 def _invocation_inside(action: Confinable, root: str) -> Invocation:

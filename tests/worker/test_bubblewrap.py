@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,12 @@ def descendants() -> set[int]:
     return found - {os.getpid()}
 
 
+def arguments_of(pid: int) -> bytes:
+    with suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as arguments:
+        return arguments.read()
+    return b""
+
+
 async def test_a_command_runs_with_its_streams_outputs_and_exit_code(worker: Worker) -> None:
     finished = await worker.sh(
         "echo out; echo err >&2; cat a/in > b/out; exit 3", inputs={"a": {"in": b"x"}}, output_paths=["b/out", "never"]
@@ -96,6 +102,20 @@ async def test_the_environment_is_the_commands_and_bwrap_does_not_obey_it(worker
         "PATH": "/usr/bin", "TMPDIR": "/tmp", "LD_PRELOAD": f"{tmp_path}/no-such.so", "EMPTY": "", "LD_DEBUG": "libs",
     }  # fmt: skip
     assert b"bwrap" not in await worker.read(finished.action_result.stderr_digest)
+
+
+async def test_others_on_the_machine_cannot_read_the_variables(worker: Worker) -> None:
+    task = asyncio.create_task(worker.run("sleep", "1000", env={"PATH": "/usr/bin", "TOKEN": "s3cret"}))
+    before = set(descendants())
+    async with asyncio.timeout(30):
+        while not any(b"sleep" in arguments_of(pid) for pid in descendants() - before):
+            await asyncio.to_thread(lambda: None)
+    shown = b"".join(map(arguments_of, descendants() - before))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert b"1000" in shown
+    assert b"s3cret" not in shown
 
 
 @pytest.mark.parametrize("name", ["/bin/echo", "echo", "tools/say", "./tools/say"])
