@@ -178,7 +178,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         # Less than a shell and its pipes need is a mistake.
         _require(self.max_open_files >= 16, "max_open_files", self.max_open_files, "at least 16")
         for name in self.announce:
-            _require(bool(PROGRAM_NAME.fullmatch(name)), "announce", repr(name), "names of programs, without directories")
+            _require(
+                bool(PROGRAM_NAME.fullmatch(name)), "announce", repr(name), "names of programs, without directories"
+            )
         programs = len(set(self.announce) - set(FACTS))
         _require(programs <= MAX_PROGRAMS, "announce", f"{programs} programs", f"at most {MAX_PROGRAMS}")
         for name, amount in self.resources.items():
