@@ -12,6 +12,7 @@ import grpc
 import pytest
 from grpc import aio
 
+from cas.connection_settings import ConnectionSettings
 from cas.digest import Digest
 from cas.errors import NotAllowed
 from cas.remote import RemoteStore
@@ -19,7 +20,6 @@ from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb
 from rexec.auth.credentials import AuthUnusable
 from rexec.config import Config, ConfigError, parse
 from rexec.connection import Bearer, CannotConnect, headers, open_channel
-from cas.connection_settings import ConnectionSettings
 from rexec.server import CannotServe, running
 from rexec.tls import TlsFiles, read
 from rexec.tls_settings import TlsSettings
