@@ -66,8 +66,10 @@ class Worker:
 
     async def grant(self) -> None:
         """Take as many leases as there are slots. Since a lease is over as it comes, that is true at any time."""
-        credit = worker_pb2.Credit(leases=self._slots, leases_received=self._received)
-        await self._say(worker_pb2.FromWorker(credit=credit))
+        await self._say(self._credit())
+
+    def _credit(self) -> worker_pb2.FromWorker:
+        return worker_pb2.FromWorker(credit=worker_pb2.Credit(leases=self._slots, leases_received=self._received))
 
     async def beat(self) -> None:
         """Say that it lives."""
@@ -76,16 +78,16 @@ class Worker:
     async def answer(self) -> None:
         """Answer leases until the stream ends, which is a failure."""
         while True:
-            message = await self._read()
-            if message.HasField("lease"):
-                now = time.monotonic()
-                lease = message.lease
-                self._leased_at[lease.action_digest.hash] = now
-                self._received += 1
-                await self._say(self._finished(lease))
-                await self.grant()
+            read = await self._read()
+            answers = [self._finished(message.lease) for message in (read, *read.also) if message.HasField("lease")]
+            if answers:
+                answers.append(self._credit())
+                answers[0].also.extend(answers[1:])  # as the agent does with what is ready
+                await self._say(answers[0])
 
     def _finished(self, lease: worker_pb2.Lease) -> worker_pb2.FromWorker:
+        self._leased_at[lease.action_digest.hash] = time.monotonic()
+        self._received += 1
         message = worker_pb2.FromWorker()
         finished = message.finished
         finished.lease_id, finished.epoch = lease.lease_id, lease.epoch

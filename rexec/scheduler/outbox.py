@@ -12,6 +12,9 @@ from protos.rexec.worker.v1 import worker_pb2
 MAX_MESSAGES = 100_000
 """A worker that makes us answer and does not read is cut off here."""
 
+MAX_TOGETHER_BYTES = 256 << 10
+"""Messages that travel as one have so many bytes at most; a lease alone may have more."""
+
 
 class Outbox:
     """An unread-message queue that never blocks the sender. One reader."""
@@ -51,13 +54,23 @@ class Outbox:
         self._changed.set()
 
     async def messages(self) -> AsyncGenerator[worker_pb2.ToWorker, None]:
-        """What has been put, in order, until the outbox is closed. Raises the failure that it was closed with."""
+        """What has been put, in order, until the outbox is closed: what waits travels together (ToWorker.also). Raises the
+        failure that it was closed with."""
         while True:
             while self._messages:
-                yield self._messages.popleft()
+                yield self._together()
             if self._closed:
                 if self._failure is not None:
                     raise self._failure
                 return
             self._changed.clear()
             await self._changed.wait()
+
+    def _together(self) -> worker_pb2.ToWorker:
+        """The next message, and with it those that wait behind it as far as they are small."""
+        first = self._messages.popleft()
+        if self._messages and first.WhichOneof("message") != "welcome":
+            room = MAX_TOGETHER_BYTES - first.ByteSize()
+            while self._messages and (room := room - self._messages[0].ByteSize()) >= 0:
+                first.also.append(self._messages.popleft())
+        return first

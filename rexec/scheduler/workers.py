@@ -31,6 +31,8 @@ log = structlog.get_logger()
 MAX_NAME_CHARACTERS = 256
 MAX_PROPERTIES = 1000
 MAX_PROPERTY_CHARACTERS = 4096
+MAX_TOGETHER = 10_000
+"""Messages that a worker may send as one."""
 MAX_HELD = 100_000
 """Leases that a worker may claim to hold."""
 
@@ -93,6 +95,10 @@ class WorkersService:
                     )
                 else:
                     self._take(attached.worker_id, attached.slots, message)
+                    if len(message.also) > MAX_TOGETHER:
+                        raise MalformedRequest(f"{len(message.also)} messages in one, expected at most {MAX_TOGETHER}")
+                    for another in message.also:
+                        self._take(attached.worker_id, attached.slots, another)
             outbox.close()
         except StatusError as failure:
             outbox.close(failure)  # the edge writes the line

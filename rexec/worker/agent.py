@@ -49,6 +49,9 @@ WELCOME_SECONDS = 10.0
 MAX_GRACE_SECONDS = 7 * 86400.0
 """A longer grace is told as this."""
 
+_MAX_TOGETHER_BYTES = 256 << 10
+"""Messages travel as one until they have so many bytes."""
+
 _DEFAULT_HEARTBEAT_SECONDS = 5.0
 
 
@@ -182,8 +185,8 @@ class Agent:
                 self._outbox = self._link = None
                 for held in self._leases:
                     held.log.forget_readers()
-            if self._gone.is_set():
-                return  # in order: the scheduler has heard all
+            if self._gone.is_set() or _is_being_cancelled():
+                return  # in order, the scheduler has heard all; or a link that broke at that moment hid the cancellation
             await asyncio.sleep(self._backoff_seconds(refused))
 
     def _backoff_seconds(self, refused: bool) -> float:
@@ -232,7 +235,10 @@ class Agent:
             group.create_task(_write(link, outbox))
             group.create_task(self._beat(interval))
             while True:
-                self._take(await link.receive())
+                message = await link.receive()
+                self._take(message)
+                for another in message.also:
+                    self._take(another)
 
     def _hello(self) -> worker_pb2.Hello:
         settings = self._settings
@@ -434,10 +440,27 @@ def _first(group: BaseExceptionGroup[LinkBroken]) -> LinkBroken:
     return _first(broken) if isinstance(broken, BaseExceptionGroup) else broken
 
 
+def _is_being_cancelled() -> bool:
+    """Whether the present task was told to end: a TaskGroup that fails raises its failures and not the cancellation."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def _write(link: Link, outbox: asyncio.Queue[worker_pb2.FromWorker]) -> None:
+    """Send what is put; what waits behind a message travels with it as far as it is small."""
     while True:
-        await link.send(await outbox.get())
-        outbox.task_done()
+        message = await outbox.get()
+        together, size = 1, message.ByteSize()
+        while size < _MAX_TOGETHER_BYTES and not outbox.empty():
+            another = outbox.get_nowait()
+            size += another.ByteSize()
+            together += 1
+            if together == 2:  # what was put may be kept, to be said again on the next stream
+                message = worker_pb2.FromWorker.FromString(message.SerializeToString())
+            message.also.append(another)
+        await link.send(message)
+        for _ in range(together):
+            outbox.task_done()
 
 
 def _stopped(lease_id: str, epoch: int, failure: worker_pb2.Finished.Failure, reason: str) -> worker_pb2.Finished:

@@ -10,7 +10,7 @@ from cas.errors import Code, MalformedRequest, Unavailable
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.scheduler.settings import SchedulerSettings
-from rexec.scheduler.workers import MAX_PARTIAL_METADATA_BYTES
+from rexec.scheduler.workers import MAX_PARTIAL_METADATA_BYTES, MAX_TOGETHER
 from tests.scheduler.world import GUARD_SECONDS, FakeWorker, World, stage_of
 
 Property = re_pb2.Platform.Property
@@ -69,6 +69,20 @@ class TestAttaching:
         worker = world.silent_worker()
         worker.say(credit=worker_pb2.Credit(leases=1))
         with pytest.raises(MalformedRequest, match="the first message is credit, expected hello"):
+            await worker.hear("welcome")
+
+    async def test_what_travels_together_is_taken_in_order(self, world: World) -> None:
+        worker = await world.worker(credit=0)
+        stream = world.execute(await world.action())
+        await stream.next()
+        credits = [worker_pb2.FromWorker(credit=worker_pb2.Credit(leases=leases)) for leases in (0, 1)]
+        worker.say(heartbeat=worker_pb2.Heartbeat(), also=credits)
+        assert (await worker.lease()).epoch == 1
+
+    async def test_too_much_at_once_ends_the_stream(self, world: World) -> None:
+        worker = await world.worker()
+        worker.say(heartbeat=worker_pb2.Heartbeat(), also=[worker_pb2.FromWorker()] * (MAX_TOGETHER + 1))
+        with pytest.raises(MalformedRequest, match="10001 messages in one, expected at most 10000"):
             await worker.hear("welcome")
 
     async def test_a_second_hello_ends_the_stream(self, world: World) -> None:

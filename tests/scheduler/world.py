@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from itertools import count
@@ -364,6 +365,13 @@ class Stream:
         await self._operations.aclose()
 
 
+def parts_of(message: worker_pb2.ToWorker) -> list[worker_pb2.ToWorker]:
+    """The messages that travel as this one."""
+    first = worker_pb2.ToWorker.FromString(message.SerializeToString())
+    first.ClearField("also")
+    return [first, *message.also]
+
+
 class FakeWorker:
     """The worker's end of an Attach stream, following the test's script."""
 
@@ -371,6 +379,7 @@ class FakeWorker:
         self._world = world
         self._said: asyncio.Queue[worker_pb2.FromWorker | None] = asyncio.Queue()
         self.stream = world.workers.Attach(self._requests(), RequestContext(peer="fake"))
+        self._parts: deque[worker_pb2.ToWorker] = deque()
         self.welcome = worker_pb2.Welcome()
 
     async def _requests(self) -> AsyncIterator[worker_pb2.FromWorker]:
@@ -387,6 +396,7 @@ class FakeWorker:
         heartbeat: worker_pb2.Heartbeat | None = None,
         draining: worker_pb2.Draining | None = None,
         log: worker_pb2.LogPiece | None = None,
+        also: Iterable[worker_pb2.FromWorker] = (),
     ) -> None:
         self._said.put_nowait(
             worker_pb2.FromWorker(
@@ -397,6 +407,7 @@ class FakeWorker:
                 heartbeat=heartbeat,
                 draining=draining,
                 log=log,
+                also=also,
             )
         )
 
@@ -406,8 +417,7 @@ class FakeWorker:
 
     async def hear(self, kind: str) -> worker_pb2.ToWorker:
         """The next message, which must be of that kind."""
-        async with asyncio.timeout(GUARD_SECONDS):
-            message = await anext(self.stream)
+        message = await self._any()
         assert message.WhichOneof("message") == kind
         return message
 
@@ -465,8 +475,10 @@ class FakeWorker:
             self.say(credit=worker_pb2.Credit(leases=credit))
 
     async def _any(self) -> worker_pb2.ToWorker:
-        async with asyncio.timeout(GUARD_SECONDS):
-            return await anext(self.stream)
+        if not self._parts:
+            async with asyncio.timeout(GUARD_SECONDS):
+                self._parts.extend(parts_of(await anext(self.stream)))
+        return self._parts.popleft()
 
     async def vanish(self) -> None:
         """The connection breaks."""

@@ -25,7 +25,10 @@ class Stream:
     async def send(self, message: worker_pb2.FromWorker) -> None:
         copied = worker_pb2.FromWorker()
         copied.CopyFrom(message)  # as a wire would: what the worker changes later is not seen
-        self.up.put_nowait(copied)
+        together = list(copied.also)
+        copied.ClearField("also")
+        for part in (copied, *together):
+            self.up.put_nowait(part)
 
     async def receive(self) -> worker_pb2.ToWorker:
         message = await self.down.get()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rexec.worker.link import LinkBroken, NotReached, Refused
-from rexec.worker.trouble import TOLD_SECONDS, UNREACHED_SECONDS, Trouble
+from rexec.worker.trouble import MAX_REASONS, TOLD_SECONDS, UNREACHED_SECONDS, Trouble
 
 REFUSED = NotReached("127.0.0.1:1: connection refused")
 
@@ -31,3 +31,22 @@ def test_another_reason_is_told_at_once_and_the_same_one_again_after_an_attachme
     assert "no stream" in trouble.news(LinkBroken("cut"), 3.0)
     trouble.over()
     assert "no stream" in trouble.news(LinkBroken("cut"), 4.0)
+
+
+def test_reasons_that_alternate_between_addresses_are_each_told_once_a_minute() -> None:
+    trouble = Trouble()
+    reasons = [NotReached("127.0.0.1:1: connection refused"), LinkBroken("UNAVAILABLE: 127.0.0.1:2 is not in charge")]
+    told: dict[str, list[int]] = {str(reason): [] for reason in reasons}
+    for now in range(600):
+        for reason in reasons:
+            if trouble.news(reason, float(now)):
+                told[str(reason)].append(now)
+    interval = int(TOLD_SECONDS)
+    assert list(told.values()) == [list(range(int(UNREACHED_SECONDS), 600, interval)), list(range(0, 600, interval))]
+
+
+def test_reasons_without_end_are_told_up_to_a_number_within_the_interval() -> None:
+    trouble = Trouble()
+    told = [now for now in range(int(2 * TOLD_SECONDS)) if trouble.news(LinkBroken(f"attempt {now}"), float(now))]
+    second = int(TOLD_SECONDS)
+    assert told == [*range(MAX_REASONS), *range(second, second + MAX_REASONS)]

@@ -24,7 +24,7 @@ STDOUT: LogStream
 STDERR: LogStream
 
 class FromWorker(_message.Message):
-    __slots__ = ("hello", "credit", "progress", "finished", "heartbeat", "draining", "log")
+    __slots__ = ("hello", "credit", "progress", "finished", "heartbeat", "draining", "log", "also")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     CREDIT_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,7 @@ class FromWorker(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     LOG_FIELD_NUMBER: _ClassVar[int]
+    ALSO_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     credit: Credit
     progress: Progress
@@ -39,23 +40,26 @@ class FromWorker(_message.Message):
     heartbeat: Heartbeat
     draining: Draining
     log: LogPiece
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping[str, object]]] = ..., credit: _Optional[_Union[Credit, _Mapping[str, object]]] = ..., progress: _Optional[_Union[Progress, _Mapping[str, object]]] = ..., finished: _Optional[_Union[Finished, _Mapping[str, object]]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping[str, object]]] = ..., draining: _Optional[_Union[Draining, _Mapping[str, object]]] = ..., log: _Optional[_Union[LogPiece, _Mapping[str, object]]] = ...) -> None: ...
+    also: _containers.RepeatedCompositeFieldContainer[FromWorker]
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping[str, object]]] = ..., credit: _Optional[_Union[Credit, _Mapping[str, object]]] = ..., progress: _Optional[_Union[Progress, _Mapping[str, object]]] = ..., finished: _Optional[_Union[Finished, _Mapping[str, object]]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping[str, object]]] = ..., draining: _Optional[_Union[Draining, _Mapping[str, object]]] = ..., log: _Optional[_Union[LogPiece, _Mapping[str, object]]] = ..., also: _Optional[_Iterable[_Union[FromWorker, _Mapping[str, object]]]] = ...) -> None: ...
 
 class ToWorker(_message.Message):
-    __slots__ = ("welcome", "lease", "revoke", "acknowledged", "drain", "read_log")
+    __slots__ = ("welcome", "lease", "revoke", "acknowledged", "drain", "read_log", "also")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
     REVOKE_FIELD_NUMBER: _ClassVar[int]
     ACKNOWLEDGED_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     READ_LOG_FIELD_NUMBER: _ClassVar[int]
+    ALSO_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     lease: Lease
     revoke: Revoke
     acknowledged: Acknowledged
     drain: Drain
     read_log: ReadLog
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping[str, object]]] = ..., lease: _Optional[_Union[Lease, _Mapping[str, object]]] = ..., revoke: _Optional[_Union[Revoke, _Mapping[str, object]]] = ..., acknowledged: _Optional[_Union[Acknowledged, _Mapping[str, object]]] = ..., drain: _Optional[_Union[Drain, _Mapping[str, object]]] = ..., read_log: _Optional[_Union[ReadLog, _Mapping[str, object]]] = ...) -> None: ...
+    also: _containers.RepeatedCompositeFieldContainer[ToWorker]
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping[str, object]]] = ..., lease: _Optional[_Union[Lease, _Mapping[str, object]]] = ..., revoke: _Optional[_Union[Revoke, _Mapping[str, object]]] = ..., acknowledged: _Optional[_Union[Acknowledged, _Mapping[str, object]]] = ..., drain: _Optional[_Union[Drain, _Mapping[str, object]]] = ..., read_log: _Optional[_Union[ReadLog, _Mapping[str, object]]] = ..., also: _Optional[_Iterable[_Union[ToWorker, _Mapping[str, object]]]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("worker_name", "session_id", "slots", "properties", "resources", "software_version", "held", "instance_names")
