@@ -13,13 +13,13 @@ import pytest
 from google.longrunning import operations_pb2, operations_proto_pb2
 from grpc import aio
 
+from cas.connection_settings import ConnectionSettings
 from cas.digest import Digest
 from cas.errors import Code
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.build.bazel.remote.logstream.v1 import remote_logstream_pb2
 from protos.google.bytestream import bytestream_pb2
 from protos.methods import GeneratedModule, methods_of
-from cas.connection_settings import ConnectionSettings
 from rexec.logs_command import NoLogs, Wanted, show_logs
 from tests.gate import Gate
 from tests.whole.client import EXECUTE, Client, whole_server
