@@ -26,6 +26,9 @@ Check = Callable[[str, Message, RequestContext], None]
 HELLO_SECONDS: Final = 60.0
 """How long a worker may take to say who it is; from then on the scheduler notices its silence."""
 
+WAIT_SHARE: Final = 2 / 3
+"""Of the time that a caller gives: how long the scheduler is waited for, so that he still hears what is wrong."""
+
 _REQUEST_METADATA: Final = "build.bazel.remote.execution.v2.requestmetadata-bin"
 """REAPI RequestMetadata: the header that it travels in."""
 
@@ -48,7 +51,8 @@ class Relayed:
     def _passing_on(self, method: Method) -> Callable[[Message, RequestContext], Awaitable[Message]]:
         async def pass_on(request: Message, context: RequestContext) -> Message:
             self._check(method.name, request, context)
-            link = await self._connection.up()
+            patience = context.deadline_seconds
+            link = await self._connection.up(None if patience is None else patience * WAIT_SHARE)
             # Answers depend on the client's tool (FetchService), and the log names his build.
             headers = [(_REQUEST_METADATA, context.request_metadata.SerializeToString())]
             try:

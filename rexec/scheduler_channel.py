@@ -22,7 +22,7 @@ from cas.errors import MalformedRequest, StatusError, from_status
 from protos.methods import Method, methods_of
 from protos.rexec.scheduler.v1 import frontends_pb2
 from rexec.connection import CannotConnect, headers, open_channel
-from rexec.scheduler.scheduler_link import Dial, Headers, LinkBroken, SchedulerLink
+from rexec.scheduler.scheduler_link import Dial, Headers, LinkBroken, Refused, SchedulerLink
 from rexec.scheduler.wire import read_error
 
 if TYPE_CHECKING:  # types-grpcio makes these generic, the library does not
@@ -38,6 +38,9 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
 )
 """Beside those of every channel."""
 
+_REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED)
+"""What Frontends.Connect ends with where a frontend is not let in, and at a server that is no scheduler."""
+
 _RECONNECTS = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 500))
 """Of the channels that blobs travel over: a scheduler that is back is found at once."""
 
@@ -51,10 +54,12 @@ def dial_over(server: str, settings: ConnectionSettings) -> Dial:
     async def dial() -> AsyncIterator[SchedulerLink]:
         try:
             opened = open_channel(server, settings, OPTIONS)
-        except CannotConnect as error:  # a certificate that is being replaced
-            raise LinkBroken(str(error)) from error
-        async with opened as channel:
-            yield _GrpcLink(channel, shown)
+            async with opened as channel:
+                yield _GrpcLink(channel, shown)
+        except Refused as refused:
+            raise Refused(f"the scheduler {server} refuses this frontend: {refused}") from refused
+        except (LinkBroken, CannotConnect) as error:  # CannotConnect: a certificate that is being replaced
+            raise LinkBroken(f"the scheduler {server} is not reached: {error}") from error
 
     return dial
 
@@ -76,6 +81,8 @@ class _GrpcLink:
         try:
             await self._call.write(message)
         except (grpc.RpcError, aio.UsageError, asyncio.InvalidStateError) as failure:
+            if self._call.done():  # what it ended with says more than that it is over
+                raise _ended_with(await self._call.code(), await self._call.details()) from failure
             raise _broken(failure) from failure
 
     async def receive(self) -> frontends_pb2.ToFrontend:
@@ -86,7 +93,7 @@ class _GrpcLink:
             code, details = await self._call.code(), await self._call.details()
         except grpc.RpcError as failure:
             raise _broken(failure) from failure
-        raise LinkBroken(f"{code.name}: {details}" if details else "the stream was ended")
+        raise _ended_with(code, details)
 
     async def unary(
         self, method: Method, request: Message, deadline_seconds: float | None = None, headers: Headers = ()
@@ -140,8 +147,15 @@ def _unless_cancelled(error: asyncio.CancelledError) -> BaseException:
 
 def _broken(failure: Exception) -> LinkBroken:
     if isinstance(failure, aio.AioRpcError):
-        return LinkBroken(f"{failure.code().name}: {failure.details()}")
+        return _ended_with(failure.code(), failure.details())
     return LinkBroken(str(failure) or type(failure).__name__)
+
+
+def _ended_with(code: grpc.StatusCode, details: str | None) -> LinkBroken:
+    """What the status of Frontends.Connect means."""
+    if code in _REFUSALS:
+        return Refused(f"{code.name}: {details}")
+    return LinkBroken(f"{code.name}: {details}" if details else "the stream was ended")
 
 
 async def _ended(call: Any) -> Exception:

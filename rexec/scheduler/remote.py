@@ -4,7 +4,8 @@ All requests of the process share one connection. While it is broken nothing is 
 go on once a scheduler answers again, the same one or another that has taken over. Each request whose answer has not come is
 then repeated, and each operation that a client waits for is watched again; operations have names that are made here, so that
 nothing happens twice. A scheduler that does not know an operation which was submitted from here has lost it, and gets it
-again under its name. Only requests that are no streams give up after `wait_seconds`.
+again under its name. Only requests that are no streams give up after `wait_seconds`. When all schedulers
+refuse this frontend, everything that waits ends at once with their reason.
 
 Clients are told that an operation is still there by this process, without asking.
 """
@@ -81,7 +82,9 @@ class RemoteScheduler:
         self._own: dict[str, tuple[Watch, Timer]] = {}
         """Operations that were made here and that no stream follows yet, by name, with what gives them up."""
         hello = frontends_pb2.FrontendHello(frontend_name=name, session_id=new_id(), software_version=version)
-        self.connection = Connection(dials, hello, self._clock, wait_seconds, self._unanswered, self._take)
+        self.connection = Connection(
+            dials, hello, self._clock, wait_seconds, self._unanswered, self._take, self._refused
+        )
 
     async def __aenter__(self) -> Self:
         await self.connection.__aenter__()
@@ -115,6 +118,9 @@ class RemoteScheduler:
         """The answer. Raises the StatusError that came instead, and Unavailable when none comes."""
         if self.connection.closed:
             raise SchedulerStops()
+        refusal = self.connection.refusal()
+        if refusal is not None:
+            raise refusal
         request.id = self._new_request_id()
         call = Call(request, asyncio.get_running_loop().create_future())
         self._asked[request.id] = call
@@ -127,6 +133,13 @@ class RemoteScheduler:
         finally:
             timer.cancel()
             del self._asked[request.id]
+
+    def _refused(self, refusal: Unavailable) -> None:
+        for asked in list(self._asked.values()):
+            if isinstance(asked, Call):
+                fail(asked.answer, refusal)
+            else:
+                self._watch_failed(asked, refusal)
 
     def _take(self, answer: Answer) -> None:
         asked = self._asked.get(answer.id)
@@ -170,6 +183,10 @@ class RemoteScheduler:
         watch.changed.set()
 
     def _open(self, watch: Watch) -> None:
+        watch.failure = self.connection.refusal()
+        if watch.failure is not None:
+            watch.changed.set()
+            return
         watch.request_id = self._new_request_id()
         self._asked[watch.request_id] = watch
         self.connection.put(watch.request())
@@ -292,6 +309,9 @@ class RemoteScheduler:
             if link is None:
                 if self.connection.closed:
                     raise SchedulerStops()
+                refusal = self.connection.refusal()
+                if refusal is not None:
+                    raise refusal
                 due = self._clock.monotonic() + self._keepalive_seconds
                 await self.connection.change(due)
                 if self._clock.monotonic() >= due:

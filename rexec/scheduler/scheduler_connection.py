@@ -1,6 +1,8 @@
 """A frontend's connection to the scheduler, kept up: made again when it breaks, with the first of several schedulers that
 answers.
 
+While every scheduler refuses this frontend, nothing waits for one: whoever asks is told why at once.
+
 A scheduler that takes over has a higher generation than the one before (frontends.proto, FrontendWelcome), so that one which
 was replaced and does not know it is left alone. One that is silent counts as gone, even though the system still holds
 its end of the connection open.
@@ -19,7 +21,7 @@ import structlog
 from cas.errors import SchedulerStops, Unavailable
 from protos.rexec.scheduler.v1 import frontends_pb2
 from rexec.scheduler.clock import Clock
-from rexec.scheduler.scheduler_link import Dial, LinkBroken, SchedulerLink
+from rexec.scheduler.scheduler_link import Dial, LinkBroken, Refused, SchedulerLink
 
 log = structlog.get_logger()
 
@@ -27,6 +29,9 @@ PAUSE_SECONDS: Final = 0.05
 """Between two attempts to connect; doubled up to MAX_PAUSE_SECONDS while they fail."""
 
 MAX_PAUSE_SECONDS: Final = 1.0
+
+REFUSED_PAUSE_SECONDS: Final = 5.0
+"""Between two attempts while every scheduler refuses this frontend: somebody has to change something first."""
 
 WELCOME_SECONDS: Final = 5.0
 """How long a scheduler may take to say who it is."""
@@ -45,7 +50,7 @@ BATCH_REQUESTS: Final = 5_000
 
 class Connection:
     """To be entered before it is used. `repeat` says what has to be asked at the beginning of each connection, and `take` is
-    given what comes; it lets no exception out."""
+    given what comes; it lets no exception out. `refused` is told each time that the last of the schedulers refuses."""
 
     def __init__(
         self,
@@ -55,6 +60,7 @@ class Connection:
         wait_seconds: float,
         repeat: Callable[[], Iterable[frontends_pb2.FrontendRequest]],
         take: Callable[[frontends_pb2.FrontendAnswer], None],
+        refused: Callable[[Unavailable], None],
     ) -> None:
         if not dials:
             raise ValueError("no scheduler is named")
@@ -64,6 +70,7 @@ class Connection:
         self._wait_seconds = wait_seconds
         self._repeat = repeat
         self._take = take
+        self._refused = refused
         self._unsent: deque[frontends_pb2.FrontendRequest] = deque()
         """For the present connection."""
         self._to_send = asyncio.Event()
@@ -72,10 +79,12 @@ class Connection:
         self.place = 0
         """Which of the schedulers is the one to talk to, as far as is known: its index among the dials."""
         self._trouble = "it has not answered yet"
+        self._refusals: dict[int, str] = {}
+        """What those schedulers said that refused at the last attempt, by index among the dials."""
         self._told: set[str] = set()
         """The troubles that the log has since there was a connection."""
         self._changed = asyncio.Event()
-        """Set at every change of `link`, and then replaced."""
+        """Set at every change of `link` and at each refusal by all, and then replaced."""
         self._generation = 0
         self._heard_at = 0.0
         self._silence_seconds = 0.0
@@ -99,19 +108,30 @@ class Connection:
         """Why there is no connection to a scheduler, in words; "" if there is one."""
         return "" if self.link is not None else f"not connected to a scheduler: {self._trouble}"
 
-    async def up(self) -> SchedulerLink:
-        """The connection, for calls that are not the interface's own. Raises Unavailable if there is none for long."""
-        give_up = self._clock.monotonic() + self._wait_seconds
+    def refusal(self) -> Unavailable | None:
+        """What to answer with if every scheduler refuses this frontend. One that is away may yet have it."""
+        if self.link is not None or len(self._refusals) < len(self._dials):
+            return None
+        return Unavailable("; ".join(self._refusals.values()), REFUSED_PAUSE_SECONDS)
+
+    async def up(self, within_seconds: float | None = None) -> SchedulerLink:
+        """The connection, for calls that are not the interface's own; waits no longer than `within_seconds`. Raises
+        Unavailable if there is none for long."""
+        wait_seconds = self._wait_seconds if within_seconds is None else min(self._wait_seconds, within_seconds)
+        give_up = self._clock.monotonic() + wait_seconds
         while self.link is None:
             if self.closed:
                 raise SchedulerStops()
+            refusal = self.refusal()
+            if refusal is not None:
+                raise refusal
             if self._clock.monotonic() >= give_up:
-                raise self.unreached()
+                raise self.unreached(wait_seconds)
             await self.change(give_up)
         return self.link
 
     async def change(self, until: float) -> None:
-        """Until the connection is made or broken, or it is `until`."""
+        """Until the connection is made, broken or refused, or it is `until`."""
         changed = self._changed
         timer = self._clock.call_at(until, changed.set)
         try:
@@ -123,11 +143,15 @@ class Connection:
 
     def _link_is(self, link: SchedulerLink | None) -> None:
         self.link = link
+        self._has_changed()
+
+    def _has_changed(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def unreached(self) -> Unavailable:
-        return Unavailable(f"no scheduler has answered for {self._wait_seconds:g} s: {self._trouble}")
+    def unreached(self, wait_seconds: float | None = None) -> Unavailable:
+        waited_seconds = self._wait_seconds if wait_seconds is None else wait_seconds
+        return Unavailable(f"no scheduler has answered for {waited_seconds:.3g} s: {self._trouble}")
 
     def put(self, request: frontends_pb2.FrontendRequest) -> None:
         """Send it if there is a connection. At the next one `repeat` is asked."""
@@ -139,16 +163,19 @@ class Connection:
         pause = PAUSE_SECONDS
         # Asked each time: a task group that fails at the moment at which it is cancelled raises its failure alone.
         while not self.closed:
-            was_linked = False
+            was_linked, refused = False, ""
             try:
                 async with self._dials[self.place]() as link:
                     await self._welcomed(link)
                     was_linked = True
                     self._told.clear()
+                    self._refusals.clear()
                     pause = PAUSE_SECONDS
                     await self._converse(link)
             except* LinkBroken as group:
-                self._tell(_first(group), was_linked)
+                broken = _first(group)
+                refused = str(broken) if isinstance(broken, Refused) else ""
+                self._tell(broken, was_linked)
             except* Exception:
                 self._trouble = "a fault of this frontend; its log says more"
                 log.exception("connection to the scheduler failed")
@@ -156,10 +183,22 @@ class Connection:
                 self._unsent.clear()
                 if self.link is not None:
                     self._link_is(None)
-            await self.pause(pause)
+            self._note(refused)
+            await self.pause(pause if self.refusal() is None else REFUSED_PAUSE_SECONDS)
             if not was_linked:
                 pause = min(pause * 2, MAX_PAUSE_SECONDS)
                 self.place = (self.place + 1) % len(self._dials)
+
+    def _note(self, refused: str) -> None:
+        """What this scheduler's refusal is, "" if it did not refuse; whoever waits learns it if no other may answer."""
+        if not refused:
+            self._refusals.pop(self.place, None)
+            return
+        self._refusals[self.place] = refused
+        refusal = self.refusal()
+        if refusal is not None:
+            self._refused(refusal)
+            self._has_changed()
 
     def _tell(self, broken: Exception, was_linked: bool) -> None:
         """One line when the connection is lost and one for each reason why there is no other, not for each attempt."""

@@ -20,6 +20,10 @@ class LinkBroken(Exception):
     """The connection is over, whoever ended it, or never came to be; the text says why."""
 
 
+class Refused(LinkBroken):
+    """The scheduler is there and will not have this frontend, or is none; to wait changes nothing."""
+
+
 class SchedulerLink(Protocol):
     """One connection: the stream of Frontends.Connect, and calls beside it that end when it does.
 

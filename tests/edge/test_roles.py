@@ -202,12 +202,25 @@ async def test_a_frontend_without_the_right_to_be_one_is_told_so(tmp_path: Path)
     async with running_scheduler(config) as scheduler:
         metrics = f'metrics_listen = "127.0.0.1:{port}"'
         given = parse(
-            f'{LISTEN}{metrics}\n[frontend]\nschedulers = ["grpc://{scheduler.addresses[0]}"]\nwait_seconds = 0.5\n'
+            f'{LISTEN}{metrics}\n[frontend]\nschedulers = ["grpc://{scheduler.addresses[0]}"]\nwait_seconds = 3600\n'
         )
         async with running_frontend(given) as running_, aio.insecure_channel(running_.addresses[0]) as channel:
-            with pytest.raises(aio.AioRpcError, match="PERMISSION_DENIED: not allowed") as caught:
+            with pytest.raises(
+                aio.AioRpcError, match="refuses this frontend: PERMISSION_DENIED: not allowed"
+            ) as caught:
                 await ask(channel, status_pb2, "Status", "GetOverview", status_pb2.GetOverviewRequest())
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_frontend_whose_scheduler_is_away_names_it_before_the_client_gives_up() -> None:
+    where = "grpc://127.0.0.1:1"
+    config = parse(f'{LISTEN}\n[frontend]\nschedulers = ["{where}"]\nwait_seconds = 3600\n')
+    method = methods_of(status_pb2, "Status")["GetOverview"]
+    async with running_frontend(config) as running_, aio.insecure_channel(running_.addresses[0]) as channel:
+        call: Any = channel.unary_unary(method.path, method.request_type.SerializeToString)
+        with pytest.raises(aio.AioRpcError, match=f"the scheduler {where} is not reached") as caught:
+            await call(status_pb2.GetOverviewRequest(), timeout=3)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_worker_that_says_nonsense_to_a_frontend_is_refused_there(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
+from typing import Any
 
 import pytest
 from google.protobuf.message import Message
@@ -15,8 +16,8 @@ from protos.rexec.worker.v1 import worker_pb2
 from rexec.scheduler.log_name import Output
 from rexec.scheduler.remote import UNCLAIMED_SECONDS, RemoteScheduler
 from rexec.scheduler.scheduler import Inlining, LogRest
-from rexec.scheduler.scheduler_connection import SILENT_HEARTBEATS
-from rexec.scheduler.scheduler_link import LinkBroken
+from rexec.scheduler.scheduler_connection import REFUSED_PAUSE_SECONDS, SILENT_HEARTBEATS
+from rexec.scheduler.scheduler_link import LinkBroken, Refused
 from rexec.scheduler.task import Stage
 from tests.scheduler.parted import Served, Wire, eventually, parted, remote_over
 from tests.scheduler.test_scheduler_contract import KEEPALIVE_SECONDS, candidate, next_of, response, until_done
@@ -285,6 +286,52 @@ async def test_a_request_gives_up_when_nobody_answers_and_says_when_to_come_back
                 "type.googleapis.com/google.rpc.RetryInfo"
             ]
         assert scheduler._asked == {}
+
+
+async def test_everything_that_waits_ends_at_once_when_the_scheduler_refuses_until_it_does_not(world: World) -> None:
+    clock, wire = HandClock(), Wire()
+
+    def refuse(_: Message) -> None:
+        raise Refused("not this one")
+
+    async with Served(world) as wire.server, RemoteScheduler([wire.dial], name="f", clock=clock) as scheduler:
+        for _ in range(2):  # those that wait when it says so, and those that come afterwards
+            wire.on_receive = refuse
+            for asked in [
+                asyncio.ensure_future(asked)
+                for asked in (
+                    scheduler.submit(candidate(), Inlining()),
+                    scheduler.state(NAME),
+                    scheduler.page("main", frozenset(Stage), "", 5),
+                    scheduler.cancel(NAME),
+                    anext(scheduler.watch(NAME, KEEPALIVE_SECONDS)),
+                    anext(scheduler.log(NAME, Output.STDOUT, 0)),
+                    scheduler.connection.up(),
+                )
+            ]:
+                with pytest.raises(Unavailable, match="not this one"):
+                    async with asyncio.timeout(GUARD_SECONDS):
+                        await asked
+            assert scheduler._asked == {}
+        assert wire.connections == 1
+        wire.on_receive = None
+        clock.advance(REFUSED_PAUSE_SECONDS)
+        await eventually(lambda: not scheduler.connection.trouble())
+        assert await scheduler.submit(candidate(), Inlining(), NAME) == NAME
+        wire.server = None
+
+
+async def test_a_scheduler_that_refuses_ends_nothing_while_another_one_is_away(world: World) -> None:
+    def refuse() -> Any:
+        raise Refused("not this one")
+
+    wire = Wire()
+    async with remote_over(refuse, wire.dial) as scheduler:
+        submitting = asyncio.ensure_future(scheduler.submit(candidate(), Inlining(), NAME))
+        await eventually(lambda: "nobody is there" in scheduler.connection.trouble())
+        async with Served(world) as wire.server:
+            assert await submitting == NAME
+            wire.server = None
 
 
 async def test_a_stream_that_has_nothing_new_says_so_without_asking(world: World) -> None:
