@@ -18,7 +18,7 @@ from rexec.drain_command import drain
 from rexec.exposure import warnings
 from rexec.part_command import part
 from rexec.role_commands import access_of, frontend, named, scheduler
-from rexec.status_commands import ps, top, workers
+from rexec.status_commands import DEFAULT_SERVER, ps, top, workers
 
 # Read by gRPC when it is imported: its notices on standard error mean nothing to users, and its fork handlers, which
 # nothing here needs, would write one for every process started.
@@ -199,7 +199,8 @@ def worker(
 
 @main.command()
 @click.argument("operation")
-@click.option("--server", required=True, metavar="grpc[s]://HOST:PORT", help="The server that runs it.")
+@click.option("--server", default=DEFAULT_SERVER, envvar="REXEC_SERVER", metavar="grpc[s]://HOST:PORT",
+              help=f"The server to ask. [default: $REXEC_SERVER or {DEFAULT_SERVER}]")  # fmt: skip
 @click.option("--instance", default="", metavar="NAME", help="Instance name to look for an action's operation in.")
 @click.option("--follow", "-f", is_flag=True, help="Go on until the action has ended.")
 @click.option("--stdout", "outputs", flag_value="stdout", multiple=True, help="Standard output only.")

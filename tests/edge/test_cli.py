@@ -31,6 +31,22 @@ def test_help_names_every_option_and_its_default(command: list[str], mentions: l
         assert text in " ".join(result.output.split())
 
 
+@pytest.mark.parametrize(
+    ("given", "asked"), [(None, "grpc://127.0.0.1:8980"), ("grpc://127.0.0.1:1", "grpc://127.0.0.1:1")]
+)
+def test_logs_asks_the_server_that_ps_asks(monkeypatch: pytest.MonkeyPatch, given: str | None, asked: str) -> None:
+    servers = []
+
+    async def show(server: str, *_: object) -> bool:
+        servers.append(server)
+        return True
+
+    monkeypatch.setattr("rexec.logs_command.show_logs", show)
+    result = CliRunner().invoke(main, ["logs", "some/operation"], env={"REXEC_SERVER": given})
+    assert result.exit_code == 0, result.output
+    assert servers == [asked]
+
+
 def test_a_good_configuration_is_called_good(tmp_path: Path) -> None:
     file = tmp_path / "rexec.toml"
     file.write_text('slots = 3\n[server]\nlisten = ["127.0.0.1:7000"]\n')
