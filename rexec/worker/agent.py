@@ -25,14 +25,12 @@ from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb
 from protos.rexec.scheduler.v1 import record_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.worker.action import ActionContext, LeasedAction, slots_of
+from rexec.worker.condition import Condition
 from rexec.worker.held_leases import HeldLease, HeldLeases, LeaseKey
-from rexec.worker.leasing_guard import LeasingGuard, Reading
-from rexec.worker.link import Dial, Link, LinkBroken, Refused
+from rexec.worker.link import Dial, Link, LinkBroken, Refused, first_of, send_all
 from rexec.worker.live_log import LeaseLog
-from rexec.worker.machine import load, offered_properties
-from rexec.worker.memory_gauge import MemoryGauge
+from rexec.worker.machine import offered_properties
 from rexec.worker.observer import Unobserved, WorkerObserver, WorkerState
-from rexec.worker.reserves import reserves_of
 from rexec.worker.trouble import Trouble
 
 _log = structlog.get_logger()
@@ -48,9 +46,6 @@ WELCOME_SECONDS = 10.0
 
 MAX_GRACE_SECONDS = 7 * 86400.0
 """A longer grace is told as this."""
-
-_MAX_TOGETHER_BYTES = 256 << 10
-"""Messages travel as one until they have so many bytes."""
 
 _DEFAULT_HEARTBEAT_SECONDS = 5.0
 
@@ -77,10 +72,7 @@ class Agent:
         self._received = 0
         """Leases received on this stream."""
         self._paused = False
-        self._gauge = MemoryGauge()
-        self._guard = LeasingGuard(reserves_of(self._settings, context.workspace.size_bytes()))
-        self._pause_reason = ""
-        """Why the machine can take no leases now."""
+        self._condition = Condition(context)
         self._draining = ""
         """Why, once it is."""
         self._leaves_at = math.inf
@@ -176,7 +168,7 @@ class Agent:
                     self._link = link
                     await self._attached(link)
             except* LinkBroken as group:
-                broken = _first(group)
+                broken = first_of(group)
                 news = self._trouble.news(broken, asyncio.get_running_loop().time())
                 if news:
                     _log.warning(news, reason=str(broken), held=len(self._leases))
@@ -232,7 +224,7 @@ class Agent:
         self._grant()
         interval = welcome.heartbeat_interval.ToMilliseconds() / 1000 or _DEFAULT_HEARTBEAT_SECONDS
         async with asyncio.TaskGroup() as group:
-            group.create_task(_write(link, outbox))
+            group.create_task(send_all(link, outbox))
             group.create_task(self._beat(interval))
             while True:
                 message = await link.receive()
@@ -395,39 +387,17 @@ class Agent:
 
     def _grant(self) -> None:
         """Tell the scheduler how many leases there is room for, if it thinks otherwise."""
-        room = 0 if self._draining or self._paused or self._pause_reason else self._leases.room()
+        room = 0 if self._draining or self._paused or self._condition.pause_reason else self._leases.room()
         if self._outbox is not None and room != self._granted:
             self._granted = room
             self._send(worker_pb2.FromWorker(credit=worker_pb2.Credit(leases=room, leases_received=self._received)))
 
     async def _beat(self, interval_seconds: float) -> None:
         while True:
-            reading = self._look()
-            heartbeat = worker_pb2.Heartbeat(
-                load=reading.load,
-                cache_bytes=self._context.files.used_bytes,
-                free_disk_bytes=reading.free_disk_bytes,
-                available_memory_bytes=reading.available_memory_bytes,
-                pause_reason=self._pause_reason,
-            )
-            self._send(worker_pb2.FromWorker(heartbeat=heartbeat))
+            self._send(worker_pb2.FromWorker(heartbeat=self._condition.look()))
             self._grant()
             await asyncio.sleep(interval_seconds)
             self._paused = False
-
-    def _look(self) -> Reading:
-        """How the machine is now, and whether it can take leases."""
-        reading = Reading(self._context.workspace.free_bytes(), self._gauge.available_bytes(), load())
-        before, self._pause_reason = self._pause_reason, self._guard.decide(reading)
-        if self._pause_reason and not before:
-            _log.warning("takes no leases for the time being", reason=self._pause_reason)
-        elif before and not self._pause_reason:
-            _log.info("takes leases again", reason_before=before)
-        if self._guard.disk_is_short:
-            self._context.kept.drop_all()
-            if self._context.cache_is_beside:
-                self._context.files.give_back(self._guard.lacking_disk_bytes(reading))
-        return reading
 
     def _send(self, message: worker_pb2.FromWorker) -> None:
         # Between streams nothing is lost: what matters is told again after the next Hello.
@@ -435,32 +405,10 @@ class Agent:
             self._outbox.put_nowait(message)
 
 
-def _first(group: BaseExceptionGroup[LinkBroken]) -> LinkBroken:
-    broken = group.exceptions[0]
-    return _first(broken) if isinstance(broken, BaseExceptionGroup) else broken
-
-
 def _is_being_cancelled() -> bool:
     """Whether the present task was told to end: a TaskGroup that fails raises its failures and not the cancellation."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-async def _write(link: Link, outbox: asyncio.Queue[worker_pb2.FromWorker]) -> None:
-    """Send what is put; what waits behind a message travels with it as far as it is small."""
-    while True:
-        message = await outbox.get()
-        together, size = 1, message.ByteSize()
-        while size < _MAX_TOGETHER_BYTES and not outbox.empty():
-            another = outbox.get_nowait()
-            size += another.ByteSize()
-            together += 1
-            if together == 2:  # what was put may be kept, to be said again on the next stream
-                message = worker_pb2.FromWorker.FromString(message.SerializeToString())
-            message.also.append(another)
-        await link.send(message)
-        for _ in range(together):
-            outbox.task_done()
 
 
 def _stopped(lease_id: str, epoch: int, failure: worker_pb2.Finished.Failure, reason: str) -> worker_pb2.Finished:

@@ -77,6 +77,9 @@ class Link(Protocol):
         ...
 
 
+_MAX_TOGETHER_BYTES = 256 << 10
+"""Messages travel as one until they have so many bytes."""
+
 Dial = Callable[[], AbstractAsyncContextManager[Link]]
 """Opens a stream; leaving the context ends it. Raises LinkBroken, here or when the stream is used first."""
 
@@ -143,3 +146,26 @@ def _ended(code: grpc.StatusCode, details: str) -> LinkBroken:
     if code is grpc.StatusCode.UNAVAILABLE and (unknown := _NAME_UNKNOWN(details)):
         return NotReached(f"{unknown['address']}: {unknown['reason'].strip().lower()}")
     return LinkBroken(f"{code.name}: {details}")
+
+
+async def send_all(link: Link, outbox: asyncio.Queue[worker_pb2.FromWorker]) -> None:
+    """Send what is put, until it is cancelled; what waits behind a message travels with it as far as it is small."""
+    while True:
+        message = await outbox.get()
+        together, size = 1, message.ByteSize()
+        while size < _MAX_TOGETHER_BYTES and not outbox.empty():
+            another = outbox.get_nowait()
+            size += another.ByteSize()
+            together += 1
+            if together == 2:  # what was put may be kept, to be said again on the next stream
+                message = worker_pb2.FromWorker.FromString(message.SerializeToString())
+            message.also.append(another)
+        await link.send(message)
+        for _ in range(together):
+            outbox.task_done()
+
+
+def first_of(group: BaseExceptionGroup[LinkBroken]) -> LinkBroken:
+    """One of the failures that ended a stream's tasks."""
+    broken = group.exceptions[0]
+    return first_of(broken) if isinstance(broken, BaseExceptionGroup) else broken

@@ -46,7 +46,7 @@ async def listening(scheduler: Scheduler, port: int = 0) -> AsyncIterator[int]:
 
         async def read() -> None:
             async for message in requests:
-                stream.up.put_nowait(message)
+                await stream.send(message)
 
         reading = asyncio.create_task(read())
         try:

@@ -31,8 +31,8 @@ class Machine:
         self.free_disk_bytes = self.available_memory_bytes = 100_000 * MIB
         self.load = 0.1
         monkeypatch.setattr(worker.context.workspace, "free_bytes", lambda: self.free_disk_bytes)
-        monkeypatch.setattr(agent._gauge, "available_bytes", lambda: self.available_memory_bytes)
-        monkeypatch.setattr("rexec.worker.agent.load", lambda: self.load)
+        monkeypatch.setattr(agent._condition._gauge, "available_bytes", lambda: self.available_memory_bytes)
+        monkeypatch.setattr("rexec.worker.condition.load", lambda: self.load)
 
     async def says(self, text: str) -> None:
         """Until a heartbeat says that, or that nothing is amiss."""
