@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import _thread
 import errno
+import gc
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -225,10 +227,39 @@ def _without_vfork(start: Start) -> subprocess.Popen[bytes]:
 _OFFLINE: Final = (Sockets.NONE, Sockets.UNIX)
 
 
+class _WithoutCollector:
+    """No garbage is collected while a thread without rights is at work: what is collected belongs to others, and a gRPC object
+    that ends there may start a thread, which would be without rights for ever."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._was_on = False
+
+    def begin(self) -> None:
+        """Until `end`, which must follow. Calls may overlap."""
+        with self._lock:
+            if self._users == 0:
+                self._was_on = gc.isenabled()
+                gc.disable()
+            self._users += 1
+
+    def end(self) -> None:
+        """The thread is through."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._was_on:
+                gc.enable()
+
+
+_without_collector: Final = _WithoutCollector()
+
+
 def _in_a_thread(work: Callable[[], _T]) -> _T:
     """Do it in a new thread and wait for it. Raises what it raises, OSError (EAGAIN) if no thread can be had."""
     done = _thread.allocate_lock()
     done.acquire()
+    _without_collector.begin()
     results: list[_T] = []
     failures: list[BaseException] = []
 
@@ -243,8 +274,10 @@ def _in_a_thread(work: Callable[[], _T]) -> _T:
     try:
         _thread.start_new_thread(run, ())
     except RuntimeError as reason:
+        _without_collector.end()
         raise OSError(errno.EAGAIN, str(reason)) from reason
     done.acquire()
+    _without_collector.end()
     if failures:
         raise failures[0]
     return results[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import socket
@@ -481,6 +482,24 @@ async def test_an_audit_is_as_good_for_what_cannot_be_started_or_is_killed(worke
         (tmp_path / "many" / f"{number:03}").touch()
     finished = await worker.sh(f"cat {tmp_path}/many/*")
     assert finished.message.endswith(f"'{tmp_path}/many/008' and 111 more")
+
+
+@applied
+async def test_no_garbage_is_collected_by_a_thread_without_rights(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    isolated(worker)
+    collects: list[bool] = []
+    popen = subprocess.Popen
+
+    def seen(*arguments: object, **options: object) -> object:
+        collects.append(gc.isenabled())
+        return popen(*arguments, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(subprocess, "Popen", seen)
+    assert (await worker.sh("true")).action_result.exit_code == 0
+    assert collects == [False]
+    assert gc.isenabled()
 
 
 @applied
