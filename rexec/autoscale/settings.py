@@ -1,0 +1,149 @@
+"""The options of the autoscaler, with the only place of their defaults."""
+
+from __future__ import annotations
+
+import math
+import re
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+POOL_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+"""Part of the names of pods (RFC 1123 labels), with room for what makes each of them different."""
+
+LARGEST_POOL: Final = 10_000
+
+
+class PoolKind(StrEnum):
+    """Where the workers of a pool run."""
+
+    LOCAL = "local"
+    """Processes of this machine."""
+    KUBERNETES = "kubernetes"
+    """Pods."""
+
+
+class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[[autoscale.pools]]: workers that are alike."""
+
+    name: str
+    """Lower-case letters, digits and "-"; part of the names of its workers."""
+    kind: PoolKind = PoolKind.KUBERNETES
+    """"kubernetes": pods; "local": processes of this machine."""
+    properties: dict[str, list[str]] = msgspec.field(default_factory=dict)
+    """Platform properties that its workers offer beside OSFamily, ISA, Arch and what they find on their machine."""
+    container_images: tuple[str, ...] = ()
+    """Patterns (* and ?) of container images. An action with the property container-image and a value that fits one gets workers
+    in that image, unmodified: rexec is brought into it. Empty: the pool's workers run in `image`, whatever actions say."""
+    image: str = ""
+    """Container image of the workers, with rexec in it; of a pool with `container_images`: of the init container that
+    brings rexec along."""
+    pod_template: str = ""
+    """File with a PodTemplateSpec (YAML), relative to the configuration, that the pods are made of. Empty: a pod with restricted
+    rights of `image`."""
+    instance_names: tuple[str, ...] = ()
+    """Instances that its workers serve. Empty: all of them."""
+    slots: int = 1
+    """Actions that one worker runs at once."""
+    cpu: float = 0.0
+    """Cores that a pod asks for. 0: one for each slot."""
+    memory_bytes: int = 0
+    """Memory that a pod asks for and may use. 0: 2 GiB for each slot, and 512 MiB."""
+    disk_bytes: int = 20 << 30
+    """Disk that a pod may use for its cache and what actions write."""
+    min: int = 0
+    """Workers that are kept without any work."""
+    max: int = 10
+    """The most workers; of a pool with `container_images`: over all images."""
+    target_wait_seconds: float = 20.0
+    """How long work may wait for want of workers. Smaller: more workers for the same work, sooner done, no dearer unless they
+    take long to start."""
+    idle_seconds: float = 120.0
+    """How long a worker may have nothing to do before it goes."""
+    start_seconds: float = 10.0
+    """How long a worker takes to come, until that has been seen."""
+    start_timeout_seconds: float = 600.0
+    """A worker that has not come by then is given up, and another one tried later."""
+    drain_seconds: float = 3600.0
+    """How long the actions of a worker that is taken away against its will, such as by a node's maintenance, may go on."""
+    price_per_hour: float = 0.0
+    """Of one worker. The cheapest pool that fits is used first."""
+    max_cost_per_day: float = 0.0
+    """Once so much was spent since midnight UTC nothing is started until the next, beyond `min`. 0: no limit."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, naming them."""
+        if not POOL_NAME.fullmatch(self.name):
+            raise ValueError(
+                f"name is {self.name[:80]!r}, expected 1 to 40 lower-case letters, digits and '-', not first or last"
+            )
+        for name in ("target_wait_seconds", "start_timeout_seconds"):
+            _require(name, getattr(self, name), above=True)
+        for name in ("cpu", "idle_seconds", "start_seconds", "drain_seconds", "price_per_hour", "max_cost_per_day"):
+            _require(name, getattr(self, name))
+        if not 0 <= self.min <= LARGEST_POOL:
+            raise ValueError(f"min is {self.min}, expected 0 to {LARGEST_POOL}")
+        if not max(1, self.min) <= self.max <= LARGEST_POOL:
+            raise ValueError(f"max is {self.max}, expected {max(1, self.min)} to {LARGEST_POOL}")
+        if self.slots < 1:
+            raise ValueError(f"slots is {self.slots}, expected 1 or more")
+        if self.memory_bytes < 0 or self.disk_bytes < 0:
+            raise ValueError("memory_bytes or disk_bytes is negative, expected 0 or more")
+        if self.container_images and self.min:
+            raise ValueError(f"min is {self.min}, expected 0: no image is known before an action asks for one")
+        if self.container_images and self.kind is PoolKind.LOCAL:
+            raise ValueError("container_images is set, expected kind = 'kubernetes': a process has no image")
+        if self.price_per_hour == 0 and self.max_cost_per_day > 0:
+            raise ValueError("max_cost_per_day is set, expected price_per_hour as well")
+
+
+class TenantBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[autoscale.tenants.NAME]: what pools may grow to for one tenant. What is there anyway he may use."""
+
+    max_slots: int = 0
+    """Slots for his work, running and waiting. 0: no limit."""
+    max_cost_per_day: float = 0.0
+    """What his slots may cost since midnight UTC. 0: no limit."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, naming them."""
+        if self.max_slots < 0:
+            raise ValueError(f"max_slots is {self.max_slots}, expected 0 or more")
+        _require("max_cost_per_day", self.max_cost_per_day)
+
+
+class AutoscaleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[autoscale]: pools of workers that follow the work."""
+
+    installation: str = "rexec"
+    """Pods are labelled with it: autoscalers of different names can share a namespace."""
+    server: str = ""
+    """Where workers connect, grpc[s]://HOST:PORT. Needed for pods."""
+    namespace: str = ""
+    """Of the pods. Empty: that of the autoscaler's own pod, else that of the kubeconfig's context."""
+    kubeconfig: str = ""
+    """Empty: the rights of the autoscaler's own pod if it is one, else $KUBECONFIG or ~/.kube/config."""
+    max_workers: int = 0
+    """Over all pools. 0: no limit."""
+    max_cost_per_day: float = 0.0
+    """Over all pools, since midnight UTC. 0: no limit."""
+    pools: tuple[PoolSettings, ...] = ()
+    tenants: dict[str, TenantBudget] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, naming them."""
+        names = [pool.name for pool in self.pools]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"pools has {twice[0]!r} twice, expected each name once")
+        if not POOL_NAME.fullmatch(self.installation):
+            raise ValueError(f"installation is {self.installation[:80]!r}, expected lower-case letters, digits and '-'")
+        if self.max_workers < 0:
+            raise ValueError(f"max_workers is {self.max_workers}, expected 0 or more")
+        _require("max_cost_per_day", self.max_cost_per_day)
+
+
+def _require(name: str, value: float, *, above: bool = False) -> None:
+    if not math.isfinite(value) or value < 0 or (above and value == 0):
+        raise ValueError(f"{name} is {value}, expected {'more than 0' if above else '0 or more'}")
