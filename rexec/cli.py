@@ -135,6 +135,22 @@ def serve(
 @click.option("--tls-key", metavar="FILE", help="Private key of the certificate.")
 @click.option("--token-file", metavar="FILE", help="File with the bearer token to show.")
 @click.option("--name", metavar="NAME", help="The worker's name in results and logs. [default: HOST-PID]")
+@click.option(
+    "--instance-name",
+    "instance_names",
+    multiple=True,
+    metavar="NAME",
+    help="Instance to work for; may be repeated. [default: all of them]",
+)
+@click.option(
+    "--cache-max-bytes", type=click.IntRange(min=1), metavar="BYTES", help="Of input files kept. [default: 10 GiB]"
+)
+@click.option(
+    "--drain-grace-seconds",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="How long running actions may go on after SIGTERM. [default: 25]",
+)
 @click.option("--config", type=CONFIG, metavar="FILE", help="TOML file; its [worker] section holds every other option.")
 @click.option(
     "--parent-pid",
@@ -155,6 +171,9 @@ def worker(
     tls_key: str | None,
     token_file: str | None,
     name: str | None,
+    instance_names: tuple[str, ...],
+    cache_max_bytes: int | None,
+    drain_grace_seconds: float | None,
     config: Path | None,
     parent_pid: int | None,
     metrics_listen: str | None,
@@ -179,6 +198,9 @@ def worker(
         worker__cache_dir=cache_dir,
         worker__work_dir=work_dir,
         worker__name=name,
+        worker__instance_names=list(instance_names) or None,
+        worker__cache_max_bytes=cache_max_bytes,
+        worker__drain_grace_seconds=drain_grace_seconds,
         connection__tls_ca=tls_ca,
         connection__tls_certificate=tls_certificate,
         connection__tls_key=tls_key,
