@@ -83,12 +83,13 @@ class Broker:
         self.logs = self._delivery.logs
         self._drains = Drains(lambda: self._queue.state, self.clock, self._apply, self._delivery.send)
         self.lost: asyncio.Future[str] | None = None
-        """With a journal: set, with the reason, when this process must not go on because another one leads. By then all
-        streams are told to come back."""
+        """Set, with the reason, when this process must not go on: another one leads, or the queue's state cannot be trusted. By
+        then all streams are told to come back. None until the broker is entered."""
 
     async def __aenter__(self) -> Self:
         now = self.clock.monotonic()
         self._queue = Queue(self.settings, now)
+        self.lost = asyncio.get_running_loop().create_future()
         if self._journal is not None:
             # So many records at once and none of them garbage: looking for some would take a third of the start.
             gc.disable()
@@ -125,8 +126,7 @@ class Broker:
             gone_workers=restored.unread_workers,
         )
         way_out.also(unread)
-        self.lost = way_out.lost
-        self.lost.add_done_callback(lambda _lost: self._end_streams())
+        way_out.lost.add_done_callback(lambda lost: self._lose(lost.result()))
         if rows.operations or rows.workers:
             live = len(self._queue.tasks)
             log.info(
@@ -147,6 +147,13 @@ class Broker:
         # Not told of the block's own failure: it would come out inside an ExceptionGroup.
         await self._tasks.__aexit__(None, None, None)
         await self._way_out.close()
+
+    def _lose(self, reason: str) -> None:
+        """This process must not go on."""
+        assert self.lost is not None
+        if not self.lost.done():
+            self.lost.set_result(reason)
+            self._end_streams()
 
     def _end_streams(self) -> None:
         self._closed = True
@@ -296,7 +303,17 @@ class Broker:
 
     def _apply(self, event: e.Event) -> None:
         now = self.clock.monotonic()
-        effects = self._queue.apply(event, now)
+        try:
+            effects = self._queue.apply(event, now)
+        except StatusError:
+            raise  # nothing has changed
+        except Exception as defect:
+            # Half of what follows from the event has happened. What was written down before it is sound, and a new process
+            # starts from there; this one must say and write no more.
+            log.exception("a defect of the scheduler: it cannot go on", taking=type(event).__name__)
+            self._delivery.way_out.give_up(f"{type(defect).__name__} while it took {type(event).__name__}: {defect}")
+            self._lose(f"a defect: {type(defect).__name__}: {defect}")
+            raise SchedulerStops() from defect
         if self._changes is not None:
             self._changes.note(event, effects)
         for effect in effects:

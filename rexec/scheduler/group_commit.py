@@ -276,6 +276,9 @@ class GroupCommit:
         self._renewal = self._loop.call_later(self._renew_seconds, self._renew)
         self._soon()
 
+    def give_up(self, reason: str) -> None:
+        self._lose(reason)
+
     def _lose(self, reason: str) -> None:
         """Nothing that waits may leave any more."""
         self._closed = True

@@ -41,6 +41,10 @@ class WayOut(Protocol):
         """
         ...
 
+    def give_up(self, reason: str) -> None:
+        """Write and let out nothing more: what has changed since the last commit is not to be trusted."""
+        ...
+
     async def close(self) -> None:
         """Write what is left."""
         ...
@@ -66,6 +70,9 @@ class AtOnce:
 
     async def durable(self, operation_name: str, *, rather_fail: bool = False) -> None:
         """Nothing to wait for."""
+
+    def give_up(self, reason: str) -> None:
+        """Everything has left."""
 
     async def close(self) -> None:
         """Nothing is left."""

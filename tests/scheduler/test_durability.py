@@ -245,6 +245,29 @@ async def test_an_end_that_was_not_written_down_is_reported_again(path: Path) ->
         assert "test leads now" in await world.broker.lost
 
 
+async def test_a_defect_of_the_rules_ends_the_process_and_the_next_one_starts_before_it(
+    pair: tuple[World, HeldUp], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, journal = pair
+    stream = world.execute(await world.action())
+    await stream.next()
+
+    def defect(*_: object) -> None:
+        raise KeyError("what should be there")
+
+    monkeypatch.setattr("rexec.scheduler.queue.assign", defect)
+    with capture_logs() as logs, pytest.raises(SchedulerStops):
+        await world.broker.cancel(stream.name)
+    assert any("cannot go on" in entry["event"] for entry in logs)
+    assert world.broker.lost is not None
+    assert "KeyError" in await world.broker.lost
+    with pytest.raises(SchedulerStops):
+        await stream.response()
+    monkeypatch.undo()
+    async with restarted(journal.path, world) as (other, _):
+        assert stage_of(await other.wait(stream.name).next()) == QUEUED  # the half-done cancellation was never written
+
+
 async def test_a_name_that_is_given_again_is_the_same_operation(pair: tuple[World, HeldUp]) -> None:
     world, _ = pair
     stream = world.execute(await world.action())
