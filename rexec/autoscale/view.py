@@ -95,3 +95,6 @@ class PoolView(msgspec.Struct, frozen=True):
     """How many may be started now, after failures and as far as money goes; see `held_back`."""
     held_back: str = ""
     """Why `startable` is what it is, for people."""
+    lately_wanted: int = 1_000_000
+    """The most workers that decisions of the last seconds wanted (rexec/autoscale/lately.py): so many are not cancelled while
+    they start. Unless it is given none are."""
