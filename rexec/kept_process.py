@@ -22,6 +22,9 @@ SETTLED_SECONDS = 30.0
 LEAVE_SECONDS = 15.0
 """How long a worker may take to kill its actions (10 s for one stuck in the kernel) and hand them back. One that is killed
 itself cannot do that, and its actions would run on without anyone."""
+SILENT_SECONDS: Final = 60.0
+"""A process that has told what it is, and then nothing for so long, hangs: it says every few seconds that it lives
+(rexec/part_command.py). Longer than a machine may be too busy to let it."""
 LOOP_DEATHS: Final = 4
 """So many deaths in a row are no accident any more, and are told as an error."""
 
@@ -30,13 +33,17 @@ class KeptProcess:
     """Keeps one process running until `stop`, or until it leaves with exit status 0: a worker that was drained.
 
     A process that is `given` something reads it from its standard input, and tells on its standard output, in one line of
-    JSON, what those beside it need to know, as soon as it is of use: `told` has it meanwhile. Any other is never `told`.
+    JSON, what those beside it need to know, as soon as it is of use: `told` has it meanwhile. From then on it says empty ones, to
+    show that it lives, and is killed when it does not. Any other is never `told`.
     """
 
-    def __init__(self, name: str, command: Sequence[str], given: bytes | None = None) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], given: bytes | None = None, *, silent_seconds: float = SILENT_SECONDS
+    ) -> None:
         self.name = name
         self._command = tuple(command)
         self._given = given
+        self._silent_seconds = silent_seconds
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
         self._starting = asyncio.Lock()
@@ -109,7 +116,17 @@ class KeptProcess:
             await process.stdin.drain()
         with suppress(OSError):
             process.stdin.close()
-        while line := await _line_of(process.stdout):
+        while True:
+            try:
+                async with asyncio.timeout(None if self.told is None else self._silent_seconds):
+                    line = await _line_of(process.stdout)
+            except TimeoutError:
+                log.error(f"{self.name} hangs and is killed", pid=process.pid, silent_seconds=self._silent_seconds)
+                with suppress(ProcessLookupError):
+                    process.kill()
+                return
+            if not line:
+                return
             try:
                 told = json.loads(line)
             except ValueError:
@@ -117,6 +134,8 @@ class KeptProcess:
             if not isinstance(told, dict):
                 log.info(f"{self.name} says", line=line[:1000].decode(errors="replace").rstrip())
                 continue
+            if not told:
+                continue  # it lives
             self.told = told
             if not self.first.done():
                 self.first.set_result("")

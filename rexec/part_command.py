@@ -1,17 +1,19 @@
 """`rexec part`: one process of `rexec serve --processes`, started by the supervisor (rexec/supervisor.py) and by nobody else.
 
 The configuration comes from standard input as JSON, since it is made of a file, options and what the supervisor has decided.
-As soon as the process answers it tells its supervisor, in one line, what those beside it need to know.
+As soon as the process answers it tells its supervisor, in one line, what those beside it need to know, and from then on every few
+seconds that it lives.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import sys
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
@@ -21,6 +23,10 @@ from rexec.config import Config
 
 if TYPE_CHECKING:
     from rexec.edge import Running
+
+
+ALIVE_SECONDS: Final = 5.0
+"""How often a process says that it lives: well within rexec.kept_process.SILENT_SECONDS."""
 
 
 @click.command(hidden=True)
@@ -49,6 +55,15 @@ def tell(running: Running) -> None:
     """Tell the supervisor that this process answers."""
     sys.stdout.write(json.dumps({"addresses": running.addresses, "metrics_port": running.metrics_port}) + "\n")
     sys.stdout.flush()
+    loop = asyncio.get_running_loop()
+
+    def live() -> None:
+        with suppress(BrokenPipeError):  # the supervisor is gone, and this process goes with it
+            sys.stdout.write("{}\n")
+            sys.stdout.flush()
+        loop.call_later(ALIVE_SECONDS, live)
+
+    loop.call_later(ALIVE_SECONDS, live)
 
 
 def _role(role: str, config: Config) -> AbstractAsyncContextManager[Running]:

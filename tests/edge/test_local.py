@@ -64,6 +64,28 @@ async def test_a_worker_that_dies_is_started_again(tmp_path: Path, monkeypatch: 
         os.kill(second, 0)
 
 
+async def test_a_part_that_hangs_is_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_process, "RESTART_SECONDS", 0.001)
+    with pipe_at(tmp_path / "pipe") as pipe:
+        # The first one tells what it is, lives for a moment, and says nothing more; the second one never hangs.
+        script = f"""
+            echo $$ > {pipe.path}; echo '{{"addresses": []}}'
+            if [ -e {tmp_path}/second ]; then while echo '{{}}'; do sleep 0.05; done; fi
+            touch {tmp_path}/second; echo '{{}}'; exec sleep 600
+        """
+        part = KeptProcess("core", ["sh", "-c", script], b"", silent_seconds=1.0)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(part.run())
+            first = int(await pipe.line())
+            second = int(await pipe.line())
+            with pytest.raises(ProcessLookupError):
+                os.kill(first, 0)
+            assert part.told is None or part.told == {"addresses": []}
+            await part.stop(grace_seconds=10)
+    with pytest.raises(ProcessLookupError):
+        os.kill(second, 0)
+
+
 async def test_a_worker_that_was_drained_is_not_started_again() -> None:
     worker = KeptProcess("local worker", ["true"])
     async with asyncio.timeout(20):
