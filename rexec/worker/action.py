@@ -38,8 +38,9 @@ from cas.tree import DirectoryCache, load_tree
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.worker.blob_files import FileKey
-from rexec.worker.files import FileCache, Hold, InputsTooLarge
-from rexec.worker.inputs import Inputs, changed, inputs_of
+from rexec.worker.files import FileCache, InputsTooLarge
+from rexec.worker.hold import Hold
+from rexec.worker.inputs import Inputs, inputs_of
 from rexec.worker.isolation import Confinable, Isolation, NoIsolation, platform_of
 from rexec.worker.kept_rooms import KeptRooms
 from rexec.worker.layout import CannotReuse, Layout, lay_out
@@ -164,12 +165,15 @@ class LeasedAction:
         store = context.store_of(lease.instance_name)
         self._begin(worker_pb2.Progress.FETCHING, self._metadata.input_fetch_start_timestamp)
         inputs = await self._reached(lambda: self._load(store, input_root))
-        with await self._reached(lambda: context.files.hold(inputs.keys, store)) as hold:
+        with await self._reached(lambda: context.files.hold_directories(inputs.listings, store)) as hold:
             self._begin(worker_pb2.Progress.LAYING_OUT)
             room, layout = await self._laid_out(inputs, hold)
             leave = context.workspace.discard
             try:
                 self._stamp(self._metadata.input_fetch_completed_timestamp)
+                hold.forget()
+                if hold.touched:
+                    raise WorkerFault(f"{len(hold.touched)} input files were changed before the action began")
                 if await self._run_in(room, inputs, hold, store, input_root.function, finished):
                     leave = partial(context.kept.keep, layout=layout)
             except Unkillable as failure:
@@ -183,7 +187,7 @@ class LeasedAction:
         """A room with the input root, made from an earlier one if there is one that is much like it."""
         context, lease = self._context, self._lease
         copied = lease.action_digest.hash in context.rewriters
-        kept = None if copied else context.kept.take(hold.entries)
+        kept = None if copied else context.kept.take(hold.bundles)
         if kept is not None:
             room, before = kept
             try:
@@ -197,9 +201,15 @@ class LeasedAction:
         self, room: Room, inputs: Inputs, hold: Hold, before: Layout | None, *, copied: bool = False
     ) -> Layout | None:
         context, command = self._context, self._lease.command
-        layout = partial(lay_out, inputs, command, room.root, context.files.files, hold.entries, copied=copied)
+
+        def layout() -> Layout | None:
+            files, scrap = context.files.files, context.workspace.scrap
+            made = lay_out(inputs, command, room.root, files, hold.bundles, before, scrap, copied=copied)
+            hold.look_before()
+            return made
+
         try:
-            return await to_the_end(asyncio.to_thread(layout, before=before, scrap=context.workspace.scrap))
+            return await to_the_end(asyncio.to_thread(layout))
         except BaseException:
             context.workspace.discard(room)
             raise
@@ -261,16 +271,15 @@ class LeasedAction:
                     if isinstance(failure, OSError):
                         finished.action_result.CopyFrom(evidence_of(stdout, stderr))
                     # A command that is cancelled has run as well.
-                    hold.forget(await to_the_end(asyncio.to_thread(changed, inputs, context.files.files)))
+                    await to_the_end(asyncio.to_thread(hold.look))
+                    hold.forget()
                     raise
         self._stamp(self._metadata.execution_completed_timestamp)
         self._metadata.virtual_execution_duration.FromNanoseconds(round(ended.wall_seconds * 1e9))
         self._begin(worker_pb2.Progress.COLLECTING)
 
-        touched: list[FileKey] = []
-
         def gather() -> tuple[Outputs | FailedPrecondition | MalformedRequest, list[Digest]]:
-            touched.extend(changed(inputs, context.files.files))
+            hold.look()
             streams = [digest_of_stream(stream, function) for stream in (stdout, stderr)]
             limits = context.settings.output_max_bytes, context.settings.output_max_files
             try:
@@ -282,9 +291,9 @@ class LeasedAction:
         try:
             outputs, stream_digests = await to_the_end(asyncio.to_thread(gather))
         finally:
-            spoilt_files = hold.forget(touched)
-        if touched:
-            _log.warning("an action changed its inputs", lease=lease.lease_id, files=len(touched))
+            spoilt_files = hold.forget()
+        if hold.touched:
+            _log.warning("an action changed its inputs", lease=lease.lease_id, files=len(hold.touched))
         if spoilt_files:
             context.note_rewriter(lease.action_digest.hash)
             raise WorkerFault(
@@ -341,7 +350,7 @@ class LeasedAction:
             finished.status.CopyFrom(
                 ActionTimedOut(f"the command ran for longer than {timeout_seconds:g} s").to_proto()
             )
-        return not touched
+        return not hold.touched
 
     def _memory_share_bytes(self) -> int:
         """What it asked for or was given, or else what its slots stand for."""

@@ -2,7 +2,11 @@
 
 Whoever lays out an input root holds all its files first (`hold`). Holding is all or nothing: what is there is pinned and
 room for the rest is reserved in one step without an await, so two actions can never each hold half of the disk and wait
-for the other. A blob that two actions want at once is fetched once. What nobody holds leaves in the order of last use.
+for the other. A blob that two actions want at once is fetched once.
+
+The files of one directory are held as one (`Bundle`), so that an action like the last one costs by directories and not by files.
+What nobody holds leaves in the order of last use: a bundle that is the oldest lets its files go, and those that are in no other
+are deleted one by one. `Guard` finds the files that were changed.
 
 The index lives on the event loop; files are written in threads (`BlobFiles`). Deleting is done on the loop on purpose: an
 unlink takes about 20 us, less than the hop to a thread, and a name that is deleted later could be a new file's by then.
@@ -11,9 +15,8 @@ unlink takes about 20 us, less than the hop to a thread, and a name that is dele
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from types import TracebackType
 
 import structlog
 
@@ -22,90 +25,59 @@ from cas.digest import Digest
 from cas.errors import InputsMissing, ResourceExhausted
 from cas.store import BlobStore
 from rexec.worker.blob_files import BlobFiles, FileKey
+from rexec.worker.bundle import Bundle, CachedFile
 from rexec.worker.fetch import fetch
+from rexec.worker.guard import Guard
+from rexec.worker.hold import Hold
+from rexec.worker.listing import Listing
 
 _log = structlog.get_logger()
+
+MAX_IDLE_NAMES = 50_000
+"""Files in bundles that nobody holds, each counted in each: about 10 MB here, and 60 MB of inodes in the kernel if all are
+watched."""
 
 
 class InputsTooLarge(ResourceExhausted):
     """The files of one input root are larger than the whole cache: no waiting helps."""
 
 
-class _Entry:
-    """One file on the disk. The same key has another entry once the file was forgotten and fetched again."""
-
-    __slots__ = ("is_forgotten", "is_spoilt", "pins")
-
-    def __init__(self, pins: int) -> None:
-        self.pins = pins
-        self.is_forgotten = False
-        """It is not in the cache any more; whoever holds it keeps his links."""
-        self.is_spoilt = False
-        """It was changed while several held it."""
-
-
 class _Arrival:
     """A blob that somebody is fetching."""
 
-    __slots__ = ("done", "entry", "pins")
+    __slots__ = ("done", "file", "pins")
 
     def __init__(self, done: asyncio.Future[None]) -> None:
         self.done = done
         self.pins = 1
         """How many hold it once it is there."""
-        self.entry: _Entry | None = None
+        self.file: CachedFile | None = None
         """What came of it; None if nothing did."""
-
-
-class Hold:
-    """Files that stay while this is open; a context manager."""
-
-    def __init__(self, cache: FileCache, held: Mapping[FileKey, _Entry]) -> None:
-        self._cache = cache
-        self._held = held
-
-    def __enter__(self) -> Hold:
-        return self
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        self.release()
-
-    @property
-    def entries(self) -> Mapping[FileKey, object]:
-        """What the cache knows each file by: the same object as long as it is the same file, also for later holds."""
-        return self._held
-
-    def forget(self, changed: Iterable[FileKey]) -> int:
-        """Drop those of the files that were changed. Returns how many files of this hold have been changed, now or before,
-        while another hold had them too: of each, somebody may have read what it does not stand for."""
-        for key in changed:
-            entry = self._held[key]
-            if not entry.is_forgotten:
-                entry.is_spoilt = entry.pins > 1
-                self._cache.forget([key])
-        return sum(entry.is_spoilt for entry in self._held.values())
-
-    def release(self) -> None:
-        """Let the files go; a second call does nothing."""
-        held, self._held = self._held, {}
-        self._cache._unpin(held)
 
 
 class FileCache:
     """Files by digest and executable bit, at most `max_bytes` of them, in one directory."""
 
-    def __init__(self, files: BlobFiles, max_bytes: int) -> None:
+    def __init__(self, files: BlobFiles, max_bytes: int, guard: Guard | None = None) -> None:
         self.files = files
         self.max_bytes = max_bytes
-        self._entries: OrderedDict[FileKey, _Entry] = OrderedDict()
+        self.guard = guard or Guard(files)
+        self._known: dict[FileKey, CachedFile] = {}
+        self._unpinned: OrderedDict[FileKey, CachedFile] = OrderedDict()
+        """Those of the known files that are in no bundle, oldest first."""
+        self._bundles: dict[Digest, Bundle] = {}
+        """Of directories, whole."""
+        self._idle: OrderedDict[Digest, Bundle] = OrderedDict()
+        """Those of them that nobody holds, oldest first."""
+        self._idle_names = 0
+        self._holds: set[Hold] = set()
         self._arriving: dict[FileKey, _Arrival] = {}
         self._used_bytes = 0
         self._pinned_bytes = 0
-        """Of the used bytes, those that somebody holds."""
+        """Of the used bytes, those in bundles."""
         self._reserved_bytes = 0
         """For files on their way; not among the used bytes yet."""
+        self._uses = 0
         self._released = asyncio.Event()
         self.evicted: Callable[[Sequence[FileKey]], None] = lambda _keys: None
         """Told of files that were deleted for want of room; who has links to them should let them go."""
@@ -116,67 +88,125 @@ class FileCache:
         return self._used_bytes
 
     def __contains__(self, key: FileKey) -> bool:
-        return key in self._entries
+        return key in self._known
 
     async def adopt(self) -> None:
         """Take over what an earlier agent left in the directory. Called once, before anything else."""
 
-        def scan() -> list[FileKey]:
+        def scan() -> tuple[list[FileKey], bool]:
             self.files.open_root()
-            return self.files.scan()
+            return self.files.scan(), self.guard.open()
 
-        for key in await asyncio.to_thread(scan):
-            self._entries[key] = _Entry(0)
+        keys, is_told = await asyncio.to_thread(scan)
+        if not is_told:
+            _log.info("changes to cached files are not told here, so all inputs are looked at after every action")
+        for key in keys:
+            self._known[key] = self._unpinned[key] = CachedFile(key)
             self._used_bytes += key.digest.size_bytes
         self._evict(0)
-        if self._entries:
-            _log.info("took over cached files", files=len(self._entries), bytes=self._used_bytes)
+        if self._known:
+            _log.info("took over cached files", files=len(self._known), bytes=self._used_bytes)
 
     async def hold(self, keys: Iterable[FileKey], store: BlobStore) -> Hold:
-        """Have all files on disk and keep them there until the answer is released.
+        """Have these files on disk and keep them there until the answer is released. Waits and raises as `hold_directories`."""
+        return await self._hold({None: frozenset(keys)}, store)
+
+    async def hold_directories(self, listings: Mapping[Digest, Listing], store: BlobStore) -> Hold:
+        """Have all files of the directories on disk and keep them there until the answer is released.
 
         Waits while files that others hold leave no room. Raises InputsMissing with every blob that the store does not have,
         InputsTooLarge if the files together are larger than the cache, DigestMismatch if the store gives wrong bytes,
         what the store raises, and OSError if the disk is full.
         """
-        wanted = set(keys)
-        total_bytes = sum([key.digest.size_bytes for key in wanted])
+        return await self._hold({name: listing.keys for name, listing in listings.items() if listing.keys}, store)
+
+    async def _hold(self, wanted: Mapping[Digest | None, frozenset[FileKey]], store: BlobStore) -> Hold:
+        self._require_fits(wanted)
+        while True:
+            self.forget_changed()
+            bundles = [self._bundles[name] for name in wanted if name in self._bundles]
+            loose = {name: keys for name, keys in wanted.items() if name not in self._bundles}
+            for bundle in bundles:
+                self._take(bundle)
+            try:
+                held = await self._hold_files(frozenset().union(*loose.values()), store) if loose else {}
+            except BaseException:
+                self._release(bundles)
+                raise
+            if held is None:
+                self._release(bundles)
+                self._released.clear()
+                await self._released.wait()
+                continue
+            if any(file.is_forgotten for file in held.values()) or any(bundle.is_broken for bundle in bundles):
+                # It was forgotten meanwhile. Let everything go and start over: to wait for room while holding something is
+                # how two actions would block each other.
+                self._release(bundles)
+                self._unpin(held.values())
+                continue
+            for name, keys in loose.items():
+                made = self._bundles.get(name) if name is not None else None
+                if made is None:
+                    made = Bundle(name, keys, {key: held[key] for key in keys})
+                    self._pin(made.files.values())
+                    made.holders = 1
+                    if name is not None:
+                        self._bundles[name] = made
+                else:
+                    self._take(made)
+                bundles.append(made)
+            self._unpin(held.values())
+            hold = Hold(self, bundles)
+            self._holds.add(hold)
+            return hold
+
+    def _require_fits(self, wanted: Mapping[Digest | None, frozenset[FileKey]]) -> None:
+        known = [self._bundles.get(name) if name is not None else None for name in wanted]
+        total_bytes = sum(
+            [
+                bundle.size_bytes if bundle is not None else sum([key.digest.size_bytes for key in keys])
+                for bundle, keys in zip(known, wanted.values(), strict=True)
+            ]
+        )
+        if total_bytes <= self.max_bytes:
+            return
+        # Files that are in several directories count once.
+        total_bytes = sum([key.digest.size_bytes for key in frozenset().union(*wanted.values())])
         if total_bytes > self.max_bytes:
             raise InputsTooLarge(
                 f"the input files take {total_bytes} bytes; this worker keeps at most {self.max_bytes} ([worker] cache_max_bytes)"
             )
+
+    async def _hold_files(self, wanted: Collection[FileKey], store: BlobStore) -> dict[FileKey, CachedFile] | None:
+        """The files, each with a pin, those absent fetched; None if there is no room now. Those of them that were forgotten
+        meanwhile say so. Raises as `hold_directories`."""
         while True:
-            absent = [key for key in wanted if key not in self._entries]
+            absent = [key for key in wanted if key not in self._known]
             mine = [key for key in absent if key not in self._arriving]
             others = [(key, self._arriving[key]) for key in absent if key in self._arriving]
-            present = wanted.difference(absent) if absent else wanted
-            if not self._reserve(mine, present):
-                self._released.clear()
-                await self._released.wait()
-                continue
-            held = {key: self._entries[key] for key in present}
+            held = {key: self._known[key] for key in wanted if key in self._known}
+            if not self._reserve(mine, held.values()):
+                return None
             for _, arrival in others:
                 arrival.pins += 1
             try:
                 await self._fetch(mine, store)
             except BaseException:
-                self._unpin(held)
+                self._unpin(held.values())
                 self._let_go(others)
                 raise
-            held.update((key, self._entries[key]) for key in mine)
+            held.update((key, self._known[key]) for key in mine)
             try:
                 for _, arrival in others:
                     await asyncio.shield(arrival.done)
             except BaseException:
-                self._unpin(held)
+                self._unpin(held.values())
                 self._let_go(others)
                 raise
-            held.update((key, arrival.entry) for key, arrival in others if arrival.entry is not None)
-            if len(held) == len(wanted) and not any(entry.is_forgotten for entry in held.values()):
-                return Hold(self, held)
-            # Whoever fetched some of it failed, or it was forgotten meanwhile. Let everything go and start over: to wait
-            # for room while holding something is how two actions would block each other.
-            self._unpin(held)
+            held.update((key, arrival.file) for key, arrival in others if arrival.file is not None)
+            if len(held) == len(wanted):
+                return held
+            self._unpin(held.values())  # whoever fetched some of it failed
 
     async def take(self, files: Sequence[tuple[FileKey, str]]) -> None:
         """Move files (paths by what they hold) into the cache as far as there is room; what does not fit stays behind.
@@ -185,7 +215,7 @@ class FileCache:
         """
         taken: dict[FileKey, str] = {}
         for key, path in files:
-            if key not in self._entries and key not in self._arriving and key not in taken and self._reserve([key]):
+            if key not in self._known and key not in self._arriving and key not in taken and self._reserve([key]):
                 taken[key] = path
         if not taken:
             return
@@ -207,29 +237,52 @@ class FileCache:
             # Also when the call is cancelled: what the thread has moved is here.
             self._arrived(taken, moved, pins=0)
 
+    def forget_changed(self) -> None:
+        """Forget what the guard has found changed."""
+        found = self.guard.found()
+        if found:
+            self.forget_files(found)
+
     def forget(self, keys: Iterable[FileKey]) -> None:
         """Drop files that are not what they should be. Who holds them keeps his links, new actions get new files."""
-        for key in keys:
-            entry = self._entries.pop(key, None)
-            if entry is not None:
-                entry.is_forgotten = True
-                self._used_bytes -= key.digest.size_bytes
-                if entry.pins:
-                    self._pinned_bytes -= key.digest.size_bytes
-                self.files.remove(key)
+        self.forget_files([self._known[key] for key in keys if key in self._known])
+
+    def forget_files(self, files: Iterable[CachedFile]) -> None:
+        """The same for those of the files that the cache still has, and tell those who hold them."""
+        gone = {file.key: file for file in files if not file.is_forgotten}
+        for file in gone.values():
+            self._drop(file)
+        keys = frozenset(gone)
+        holders = {hold: hold.among(gone) for hold in self._holds}
+        times = Counter(key for held in holders.values() for key in held)
+        for hold, held in holders.items():
+            hold.touched |= held
+            hold.spoilt |= {gone[key] for key in held if times[key] > 1}
+        for bundle in [bundle for bundle in self._bundles.values() if not keys.isdisjoint(bundle.keys)]:
+            bundle.is_broken = True
+            if bundle.holders:
+                if bundle.name is not None:
+                    del self._bundles[bundle.name]
+            else:
+                self._dissolve(bundle)
 
     def give_back(self, size_bytes: int) -> None:
         """Delete what was not used for longest, that much of it as far as nobody holds it: the disk is short of room."""
         self._evict(self.max_bytes - self._used_bytes - self._reserved_bytes + size_bytes)
 
+    def released(self, hold: Hold) -> None:
+        """A hold is over; it is called once for each."""
+        self._holds.discard(hold)
+        self._release(hold.bundles.values())
+
     async def _fetch(self, keys: Sequence[FileKey], store: BlobStore) -> None:
-        """Fetch what was reserved; afterwards each key is an entry with its pins, or the room is given back."""
+        """Fetch what was reserved; afterwards each key is a file with its pins, or the room is given back."""
         if not keys:
             return
         siblings = {}
         for key in keys:
             sibling = FileKey(key.digest, not key.is_executable)
-            if sibling in self._entries:
+            if sibling in self._known:
                 siblings[key] = sibling
         arrived: list[FileKey] = []
         missing: set[Digest] = set()
@@ -237,22 +290,24 @@ class FileCache:
             missing = await fetch(keys, store, self.files, siblings, arrived.append)
         except BaseException:
             self._arrived(keys, arrived)
-            self._unpin({key: self._entries[key] for key in arrived})
+            self._unpin([self._known[key] for key in arrived])
             raise
         self._arrived(keys, arrived)
         if missing:
-            self._unpin({key: self._entries[key] for key in arrived})
+            self._unpin([self._known[key] for key in arrived])
             raise InputsMissing(sorted(missing, key=lambda digest: digest.hash))
 
-    def _reserve(self, keys: Sequence[FileKey], present: Collection[FileKey] = ()) -> bool:
+    def _reserve(self, keys: Sequence[FileKey], present: Collection[CachedFile] = ()) -> bool:
         """Pin `present` and book room for `keys`, making some if needed; False, and nothing done, if what is held leaves
         too little."""
         needed = sum([key.digest.size_bytes for key in keys])
-        if needed:
-            to_pin = sum([key.digest.size_bytes for key in present if not self._entries[key].pins])
-            if self._pinned_bytes + to_pin + self._reserved_bytes + needed > self.max_bytes:
-                return False
         self._pin(present)
+        if needed:
+            while self._pinned_bytes + self._reserved_bytes + needed > self.max_bytes:
+                if not self._idle:
+                    self._unpin(present)
+                    return False
+                self._dissolve(next(iter(self._idle.values())))
         self._evict(needed)
         self._reserved_bytes += needed
         loop = asyncio.get_running_loop()
@@ -261,53 +316,109 @@ class FileCache:
         return True
 
     def _arrived(self, keys: Iterable[FileKey], arrived: Collection[FileKey], pins: int | None = None) -> None:
-        """Turn reservations into entries, or into nothing, and wake those who wait for them."""
+        """Turn reservations into files, or into nothing, and wake those who wait for them."""
         whole = set(arrived)
         for key in keys:
             arrival = self._arriving.pop(key)
             self._reserved_bytes -= key.digest.size_bytes
             if key in whole:
-                entry = arrival.entry = self._entries[key] = _Entry(arrival.pins - (1 if pins == 0 else 0))
+                file = arrival.file = self._known[key] = CachedFile(key, arrival.pins - (1 if pins == 0 else 0))
                 self._used_bytes += key.digest.size_bytes
-                if entry.pins:
+                if file.pins:
                     self._pinned_bytes += key.digest.size_bytes
+                else:
+                    self._rest(file)
             arrival.done.set_result(None)
         self._released.set()
 
     def _let_go(self, others: Iterable[tuple[FileKey, _Arrival]]) -> None:
         """Give up what somebody else fetches or has fetched."""
-        for key, arrival in others:
+        for _, arrival in others:
             if not arrival.done.done():
                 arrival.pins -= 1
-            elif arrival.entry is not None:
-                self._unpin({key: arrival.entry})
+            elif arrival.file is not None:
+                self._unpin([arrival.file])
 
-    def _pin(self, keys: Iterable[FileKey]) -> None:
-        for key in keys:
-            entry = self._entries[key]
-            if not entry.pins:
-                self._pinned_bytes += key.digest.size_bytes
-            entry.pins += 1
-            self._entries.move_to_end(key)
+    def _take(self, bundle: Bundle) -> None:
+        if not bundle.holders and bundle.name is not None:
+            del self._idle[bundle.name]
+            self._idle_names -= len(bundle.keys)
+        bundle.holders += 1
 
-    def _unpin(self, held: Mapping[FileKey, _Entry]) -> None:
-        for key, entry in held.items():
-            entry.pins -= 1
-            if not entry.pins and not entry.is_forgotten:
-                self._pinned_bytes -= key.digest.size_bytes
+    def _release(self, bundles: Iterable[Bundle]) -> None:
+        self._uses += 1
+        for bundle in bundles:
+            bundle.holders -= 1
+            if bundle.holders:
+                continue
+            bundle.last_use = self._uses
+            if bundle.is_broken or bundle.name is None:
+                self._dissolve(bundle)
+            else:
+                self._idle[bundle.name] = bundle
+                self._idle_names += len(bundle.keys)
+        while self._idle_names > MAX_IDLE_NAMES:
+            self._dissolve(next(iter(self._idle.values())))
         self._released.set()
+
+    def _dissolve(self, bundle: Bundle) -> None:
+        """Let the files of a bundle go that nobody holds."""
+        if bundle.name is not None and self._idle.get(bundle.name) is bundle:
+            del self._idle[bundle.name], self._bundles[bundle.name]
+            self._idle_names -= len(bundle.keys)
+        bundle.is_dissolved = True
+        self._unpin(bundle.files.values(), bundle.last_use)
+
+    def _pin(self, files: Iterable[CachedFile]) -> None:
+        for file in files:
+            if not file.pins:
+                del self._unpinned[file.key]
+                self._pinned_bytes += file.key.digest.size_bytes
+            file.pins += 1
+
+    def _unpin(self, files: Iterable[CachedFile], last_use: int | None = None) -> None:
+        for file in files:
+            file.pins -= 1
+            if not file.pins and not file.is_forgotten:
+                self._pinned_bytes -= file.key.digest.size_bytes
+                self.guard.let_go(file)
+                self._rest(file, last_use)
+        self._released.set()
+
+    def _rest(self, file: CachedFile, last_use: int | None = None) -> None:
+        """File it among those in no bundle, which are in the order of last use, nearly: one used after some of the others, but
+        not last, goes before them all."""
+        file.last_use = self._uses if last_use is None else last_use
+        self._unpinned[file.key] = file
+        if file.last_use < self._uses:
+            self._unpinned.move_to_end(file.key, last=False)
 
     def _evict(self, needed_bytes: int) -> None:
         """Delete what was not used for longest until `needed_bytes` more fit."""
         excess = self._used_bytes + self._reserved_bytes + needed_bytes - self.max_bytes
-        if excess <= 0:
-            return
         victims = []
-        for key, entry in self._entries.items():
-            if not entry.pins:
-                victims.append(key)
-                excess -= key.digest.size_bytes
-                if excess <= 0:
-                    break
-        self.forget(victims)
-        self.evicted(victims)
+        while excess > 0:
+            file = next(iter(self._unpinned.values()), None)
+            bundle = next(iter(self._idle.values()), None)
+            if bundle is not None and (file is None or bundle.last_use <= file.last_use):
+                self._dissolve(bundle)
+                continue
+            if file is None:
+                break
+            self._drop(file)
+            victims.append(file.key)
+            excess -= file.key.digest.size_bytes
+        if victims:
+            self.evicted(victims)
+
+    def _drop(self, file: CachedFile) -> None:
+        """Delete a file."""
+        file.is_forgotten = True
+        del self._known[file.key]
+        self._used_bytes -= file.key.digest.size_bytes
+        if file.pins:
+            self._pinned_bytes -= file.key.digest.size_bytes
+        else:
+            del self._unpinned[file.key]
+        self.guard.let_go(file)
+        self.files.remove(file.key)

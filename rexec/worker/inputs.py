@@ -1,7 +1,7 @@
-"""An input root before it is laid out and after it was used: what it takes, where outputs go, and what an action has changed.
+"""An input root before it is laid out: what it takes, where the action works and where its outputs go.
 
-Laying out itself is in `layout`. Files are shared with other actions through the cache, so after each action it is checked that
-they are what they were (`changed`).
+Laying out itself is in `layout`. Files are shared with other actions through the cache; whether they are still what they were
+is the matter of `guard`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from cas.digest import Digest
 from cas.errors import MalformedRequest
 from cas.tree import Tree
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
-from rexec.worker.blob_files import BlobFiles, FileKey
 from rexec.worker.listing import Listing, Listings
 from rexec.worker.paths import inside, resolved
 
@@ -27,14 +26,11 @@ class Inputs:
     root: Digest
     listings: Mapping[Digest, Listing]
     """Of all its directories."""
-    keys: frozenset[FileKey]
-    """The files it takes."""
 
 
 def inputs_of(tree: Tree, listings: Listings) -> Inputs:
     """What `tree` takes to be laid out. Raises MalformedRequest for node properties that are not known or not possible."""
-    found = {digest: listings.of(directory) for digest, directory in tree.directories.items()}
-    return Inputs(tree.root, found, frozenset().union(*[listing.keys for listing in found.values()]))
+    return Inputs(tree.root, {digest: listings.of(directory) for digest, directory in tree.directories.items()})
 
 
 def working_directory(command: re_pb2.Command, root: str) -> str:
@@ -66,8 +62,3 @@ def make_output_parents(command: re_pb2.Command, root: str) -> None:
             if failure.errno == errno.ENAMETOOLONG:
                 raise MalformedRequest(f"the output directory {parent[:200]!r} has a name that is too long") from None
             raise
-
-
-def changed(inputs: Inputs, files: BlobFiles) -> list[FileKey]:
-    """The shared files that were written to, or whose mode or time was changed, since they were fetched. Blocks."""
-    return [key for key in inputs.keys if not files.is_intact(key)]

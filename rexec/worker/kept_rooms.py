@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
+from cas.digest import Digest
 from rexec.worker.blob_files import FileKey
+from rexec.worker.bundle import Bundle
 from rexec.worker.layout import CannotReuse, Layout, repair
 from rexec.worker.workspace import Room, Workspace
 
@@ -21,7 +23,7 @@ LEAST_FILES: Final = 8
 """An input root of fewer is made as fast as it is looked at."""
 
 _SAMPLE_FILES: Final = 64
-"""Looked at to see how much a room shares with an action."""
+"""Looked at to see how much a room shares with an action, of the files in directories that it does not have as they are."""
 
 LEAST_FREE_BYTES: Final = 1 << 30
 """With less room on the disk nothing is kept: an action may have left anything beside its inputs."""
@@ -38,27 +40,24 @@ class KeptRooms:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def take(self, entries: Mapping[FileKey, object]) -> tuple[Room, Layout] | None:
+    def take(self, bundles: Mapping[Digest | None, Bundle]) -> tuple[Room, Layout] | None:
         """A room to start from for an action that needs these files; it is the caller's from now on."""
-        if len(entries) < LEAST_FILES:
+        names = sum([len(bundle.keys) for bundle in bundles.values()])
+        if names < LEAST_FILES:
             return None
-        sample = list(islice(entries.items(), _SAMPLE_FILES))
-        most, best = len(sample) // 2 - 1, -1
+        most, best = 0.0, -1
         for number in reversed(range(len(self._kept))):
-            known = self._kept[number][1].entries
-            shared = sum(known.get(key) is entry for key, entry in sample)
+            shared = _shared(bundles, names, self._kept[number][1])
             if shared > most:
                 most, best = shared, number
-            if shared == len(sample):
-                break
-        return self._kept.pop(best) if best >= 0 else None
+        return self._kept.pop(best) if most >= names // 2 else None
 
     def keep(self, room: Room, layout: Layout | None) -> None:
         """An action has ended in a room; None if its input root is of no more use. No process may be left in it."""
         if (
             layout is None
             or self._max_rooms < 1
-            or len(layout.entries) < LEAST_FILES
+            or layout.names < LEAST_FILES
             or self._workspace.free_bytes() < LEAST_FREE_BYTES
             or not self._stripped(room)
         ):
@@ -73,7 +72,8 @@ class KeptRooms:
         deleted was not used for longest, and neither was such a room."""
         for number in reversed(range(len(self._kept))):
             room, layout = self._kept[number]
-            if any(key in layout.entries for key in files):
+            # A bundle keeps its files until it is dissolved.
+            if any(bundle.is_dissolved and not bundle.keys.isdisjoint(files) for bundle in layout.bundles.values()):
                 del self._kept[number]
                 self._workspace.discard(room)
 
@@ -96,3 +96,17 @@ class KeptRooms:
         except (OSError, CannotReuse):
             return False
         return True
+
+
+def _shared(bundles: Mapping[Digest | None, Bundle], names: int, layout: Layout) -> float:
+    """How many of the files, `names` in all, a room has, as far as is seen at a glance."""
+    known = layout.bundles
+    shared = sum([len(bundle.keys) for name, bundle in bundles.items() if name in known])
+    if shared >= names // 2:
+        return shared
+    others = [bundle.keys for name, bundle in bundles.items() if name not in known]
+    sample = set(islice(chain.from_iterable(others), _SAMPLE_FILES))
+    found: set[FileKey] = set()
+    for bundle in known.values():
+        found |= sample & bundle.keys
+    return shared + (names - shared) * len(found) / len(sample)

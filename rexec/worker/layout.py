@@ -12,7 +12,7 @@ same inode as the cache's file, the same target, a real directory. The rest is r
 Then the two trees are walked together, and a subtree with the same digest and no changes below is passed by.
 
 That the bytes of the files are what they were is not looked at here: they are the cache's files, which are checked after every
-action (`inputs.changed`). A file that the cache has lost or fetched anew meanwhile is linked anew.
+action (`guard`). A file that the cache has lost or fetched anew meanwhile is linked anew.
 
 Nothing is written through a symlink: a directory is entered only after it was found to be one, from the root downwards, and
 no process of an action is left by then.
@@ -28,10 +28,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from cas.digest import Digest
 from cas.errors import MalformedRequest
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from rexec.worker import properties
 from rexec.worker.blob_files import BlobFiles, FileKey
+from rexec.worker.bundle import Bundle
 from rexec.worker.inputs import Inputs, make_output_parents
 from rexec.worker.listing import Listing
 
@@ -51,6 +53,8 @@ class Place:
     """One directory on disk, as it was when it was laid out."""
 
     listing: Listing
+    bundle: Bundle | None
+    """The cache's files that those in it are links to; None if there is no file in it."""
     inode: int
     changed_ns: int
     children: dict[str, Place]
@@ -65,10 +69,15 @@ class Layout:
     """An input root on disk, all of whose files are links to the cache's."""
 
     root: Place
-    entries: Mapping[FileKey, object]
-    """What the cache knew each file by. Another object means another file."""
+    bundles: Mapping[Digest | None, Bundle]
+    """The cache's files by the directory that they are in."""
     sealed_ns: int
     """When the notes were complete, by the wall clock."""
+
+    @property
+    def names(self) -> int:
+        """Files, those in several directories counted in each."""
+        return sum([len(bundle.keys) for bundle in self.bundles.values()])
 
 
 def lay_out(
@@ -76,20 +85,20 @@ def lay_out(
     command: re_pb2.Command,
     root: str,
     files: BlobFiles,
-    entries: Mapping[FileKey, object],
+    bundles: Mapping[Digest | None, Bundle],
     before: Layout | None = None,
     scrap: Callable[[str], None] | None = None,
     *,
     copied: bool = False,
 ) -> Layout | None:
     """Make the tree, and the parents of the command's outputs, in the directory `root`, which is empty or holds what is left of
-    `before`. All files are held by the caller, as `entries`. `scrap` takes directories away for good. With `copied` every file
+    `before`. All files are held by the caller, in `bundles`. `scrap` takes directories away for good. With `copied` every file
     is a private copy, for a command that is known to change its inputs. Blocks.
 
     Returns what another layout can start from, None if nothing should. Raises MalformedRequest for paths longer than the system
     allows and as `make_output_parents` does, OSError for a full disk or a file that vanished, CannotReuse.
     """
-    work = _Work(inputs, files, entries, copied)
+    work = _Work(inputs, files, bundles, copied)
     try:
         if before is None or scrap is None:
             made = work.make(root)
@@ -107,7 +116,7 @@ def lay_out(
         raise
     if work.has_copies or work.with_properties:
         return None
-    return Layout(made, entries, sealed_ns)
+    return Layout(made, bundles, sealed_ns)
 
 
 def _look(layout: Layout, root: str) -> None:
@@ -144,14 +153,14 @@ def _look(layout: Layout, root: str) -> None:
 class _Work:
     """One layout being made."""
 
-    def __init__(self, inputs: Inputs, files: BlobFiles, entries: Mapping[FileKey, object], copied: bool) -> None:
+    def __init__(self, inputs: Inputs, files: BlobFiles, bundles: Mapping[Digest | None, Bundle], copied: bool) -> None:
         self._inputs = inputs
         self._files = files
-        self._entries = entries
+        self._bundles = bundles
         self._copied = copied
         self._scrap: Callable[[str], None] = _nothing_to_scrap
-        self._stale: set[FileKey] = set()
-        """Files that the cache holds as another file than the earlier root has."""
+        self._is_stale = False
+        """The cache holds some file as another than the earlier root has."""
         self._identities: dict[FileKey, tuple[int, int]] = {}
         self.with_properties: list[tuple[re_pb2.NodeProperties, str]] = []
         """Directories with a time or mode of their own, parents first."""
@@ -164,8 +173,10 @@ class _Work:
     def change(self, before: Layout, root: str, scrap: Callable[[str], None]) -> Place:
         """The tree in `root`, where `before`, looked at, may have left what is of use."""
         self._scrap = scrap
-        known = before.entries
-        self._stale = {key for key, entry in self._entries.items() if known.get(key, entry) is not entry}
+        known = before.bundles
+        self._is_stale = not all(
+            [known.get(name, bundle) is bundle or known[name].is_like(bundle) for name, bundle in self._bundles.items()]
+        )
         return self._walk(before.root, root)
 
     def _walk(self, old_root: Place | None, root: str) -> Place:
@@ -178,14 +189,15 @@ class _Work:
             listing, old, path, siblings, name = waiting.pop()
             if (
                 old is not None
-                and not (old.is_dirty or old.is_tainted or self._stale)
+                and not (old.is_dirty or old.is_tainted or self._is_stale)
                 and old.listing.directory.digest == listing.directory.digest
             ):
                 siblings[name] = old
                 continue
             right = self._fill(listing, old, path)
             status = os.lstat(path)
-            place = siblings[name] = Place(listing, status.st_ino, status.st_ctime_ns, {})
+            bundle = self._bundles.get(listing.directory.digest)
+            place = siblings[name] = Place(listing, bundle, status.st_ino, status.st_ctime_ns, {})
             for child, digest in listing.children.items():
                 kept = old.children[child] if old is not None and child in right else None
                 waiting.append((listings[digest], kept, f"{path}/{child}", place.children, child))
@@ -195,7 +207,7 @@ class _Work:
         """Give the directory its entries. Returns the names of those that were right already."""
         right: set[str] = set()
         if old is not None:
-            right = self._inspected(listing, old, path) if old.is_dirty else self._compared(listing, old.listing, path)
+            right = self._inspected(listing, old, path) if old.is_dirty else self._compared(listing, old, path)
         for name, key in listing.files.items():
             if name not in right:
                 self._place(key, f"{path}/{name}", listing.own.get(name))
@@ -229,11 +241,13 @@ class _Work:
         )
         self._files.private_copy(key, target, mode, mtime_ns)
 
-    def _compared(self, listing: Listing, before: Listing, path: str) -> set[str]:
+    def _compared(self, listing: Listing, old: Place, path: str) -> set[str]:
         """Remove what the directory, which is as it was laid out, should not have any more."""
         right = set()
+        before = old.listing
+        held = self._bundles.get(listing.directory.digest)
         for name, key in before.files.items():
-            if listing.files.get(name) == key and key not in self._stale and name not in listing.own:
+            if listing.files.get(name) == key and name not in listing.own and _is_same(old.bundle, held, key):
                 right.add(name)
             else:
                 os.unlink(f"{path}/{name}")
@@ -299,6 +313,11 @@ def repair(path: str) -> None:
     # Labels of SELinux are given to every file by the system.
     if any(not name.startswith("security.") for name in attributes):
         raise CannotReuse(f"a directory has the attribute {attributes[0]}")
+
+
+def _is_same(before: Bundle | None, held: Bundle | None, key: FileKey) -> bool:
+    """Whether the file that was linked is the one that the cache has."""
+    return before is not None and held is not None and before.files[key] is held.files[key]
 
 
 def _nothing_to_scrap(path: str) -> None:
