@@ -364,6 +364,7 @@ class LeasedAction:
         if ended.excess is not None:
             if not ended.excess.is_own_fault:
                 raise WorkerFault(ended.excess.message)
+            self._context.oom.look()  # a kill in the action's own control group is no reason for others to be retried
             return
         if ended.signal_number in (signal.SIGKILL, signal.SIGTERM):
             # This agent sent none: it was the kernel for want of memory, a daemon that does the same earlier, or whoever

@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 from cas.cancellation import to_the_end
 from cas.errors import FailedPrecondition, MalformedRequest
 from rexec.worker.command import Invocation
-from rexec.worker.excess import Excess
+from rexec.worker.control_groups import NO_GROUP, ActionGroup, ActionGroups, NoControlGroups
+from rexec.worker.excess import Excess, Taken, over_share
 from rexec.worker.isolation import Confined
 from rexec.worker.limits import NO_LIMITS, ActionLimits
 from rexec.worker.memory_watch import MemoryWatch
@@ -80,8 +81,13 @@ class Runner:
         gate: SpawnGate = GATE,
         memory: MemoryWatch | None = None,
         limits: ActionLimits = NO_LIMITS,
+        groups: ActionGroups | None = None,
+        keeps_to_share: bool = False,
     ) -> None:
+        """`keeps_to_share` says whether the kernel, where there are groups, holds an action to its share of the memory."""
         self._memory = memory or MemoryWatch()
+        self._groups = groups or NoControlGroups()
+        self._keeps_to_share = keeps_to_share
         self._limits = limits
         self._processes = processes
         self._kill_grace_seconds = kill_grace_seconds
@@ -106,13 +112,16 @@ class Runner:
         """
         loop = asyncio.get_running_loop()
         start_ticks = ticks_now()
+        group = self._groups.group(memory_bytes if self._keeps_to_share else 0)
         try:
             process, action = self._spawn(confined, room, stdout.write_fd, stderr.write_fd, start_ticks)
         except BaseException:
             stdout.close()
             stderr.close()
+            group.end()
             raise
         started = loop.time()
+        taking = None if group is NO_GROUP else loop.run_in_executor(None, group.take, process.pid)
         pidfd = -1
         exited: asyncio.Future[None] = loop.create_future()
         exceeded: asyncio.Future[Excess] = loop.create_future()
@@ -133,8 +142,10 @@ class Runner:
             ended = loop.time()
             seen_memory_bytes = self._memory.ended(process.pid)
             try:
-                wait_status, usage = await to_the_end(self._end(process, action, exited.done(), confined.is_watched))
+                ending = self._end(process, action, exited.done(), confined.is_watched, group, taking)
+                wait_status, usage = await to_the_end(ending)
             finally:
+                was_too_much = group.end()
                 if pidfd >= 0:
                     loop.remove_reader(pidfd)
                     os.close(pidfd)
@@ -145,6 +156,9 @@ class Runner:
         code = os.waitstatus_to_exitcode(wait_status)
         # One that has ended by itself just before is not what took too much.
         excess = exceeded.result() if exceeded.done() and code == -signal.SIGKILL and not timed_out else None
+        if was_too_much and code and not timed_out and excess is None:
+            # The kernel has been faster than the watch. It kills at the share, so that much was taken.
+            excess = over_share(Taken(max(seen_memory_bytes, memory_bytes), memory_bytes))
         if not timed_out and excess is None:
             confined.judge(code, stderr.read_at(max(0, stderr.size_bytes - _LAST_BYTES), _LAST_BYTES))
         return Exit(
@@ -177,10 +191,19 @@ class Runner:
                 raise _start_failure(failure, invocation) from failure
 
     async def _end(
-        self, process: subprocess.Popen[bytes], action: ActionProcesses, has_exited: bool, is_watched: bool
+        self,
+        process: subprocess.Popen[bytes],
+        action: ActionProcesses,
+        has_exited: bool,
+        is_watched: bool,
+        group: ActionGroup,
+        taking: asyncio.Future[None] | None,
     ) -> tuple[int, resource.struct_rusage]:
         """Kill what is left of the action and wait for the first process: its wait status and resource usage."""
         process.returncode = 0  # this object never waits; without a code it would complain about that
+        if taking is not None:
+            await taking  # until then numbers of processes must stay their own
+        group.kill()
         if has_exited and is_watched:
             # What the first process watched ends just now: to wait for that is cheaper than to search for it.
             for pid in self._processes.dying(action):

@@ -87,6 +87,10 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     for; it is run once more where there is more for it. "machine": only when memory runs out, and then the one that is furthest
     above its share. "off": never by the worker."""
 
+    control_groups: bool = True
+    """Whether each action gets a control group (version 2) where the worker may make some, so that the kernel itself bounds its
+    memory and ends all its processes; the log says at the start whether it may. Off: the worker alone sees to both."""
+
     least_available_memory_bytes: int = 256 << 20
     """With less left of the machine's or container's memory, no leases are taken, and an action is killed before the kernel
     chooses a process. Never more than a sixteenth of the memory. 0: not looked at."""

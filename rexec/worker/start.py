@@ -20,6 +20,7 @@ from rexec.worker.action import ActionContext
 from rexec.worker.agent import Agent
 from rexec.worker.announcement import announced
 from rexec.worker.blob_files import BlobFiles
+from rexec.worker.control_groups import ActionGroups, NoControlGroups, claimed
 from rexec.worker.files import FileCache
 from rexec.worker.isolations import isolation_of
 from rexec.worker.kept_rooms import KeptRooms
@@ -101,6 +102,7 @@ async def open_agent(
     await asyncio.to_thread(isolation.require)
     workspace = Workspace(settings.work_dir)
     kept = KeptRooms(workspace, settings.max_kept_rooms)
+    groups: ActionGroups = NoControlGroups()
     try:
         with _usable(workspace.path, "--work-dir, or [worker] work_dir"):
             await asyncio.to_thread(workspace.claim)
@@ -111,13 +113,14 @@ async def open_agent(
         memory = Path(workspace.path, "programs.json")
         found = await asyncio.to_thread(announced, settings.announce, settings.environment, memory)
         settings = msgspec.structs.replace(settings, properties={**found, **settings.properties})
+        groups = await asyncio.to_thread(claimed, settings.control_groups)
         processes = Processes()
         processes.adopt_orphans()
         context = ActionContext(
             settings=settings,
             workspace=workspace,
             files=files,
-            runner=runner_of(settings, processes, workspace),
+            runner=runner_of(settings, processes, workspace, groups),
             slots=Slots(settings.slots),
             cache_is_beside=os.stat(cache_dir).st_dev == os.stat(workspace.path).st_dev,
             memory_bytes=settings.offered_resources().get("memory", 0),
@@ -130,10 +133,13 @@ async def open_agent(
         yield Agent(context, dial, str(uuid.uuid4()), observer)
     finally:
         kept.drop_all()
+        await asyncio.to_thread(groups.close)
         await asyncio.to_thread(workspace.close)
 
 
-def runner_of(settings: WorkerSettings, processes: Processes, workspace: Workspace) -> Runner:
+def runner_of(
+    settings: WorkerSettings, processes: Processes, workspace: Workspace, groups: ActionGroups | None = None
+) -> Runner:
     """What starts actions and holds them to the limits that are configured."""
     watch = MemoryWatch(
         limits=WatchLimits(
@@ -145,7 +151,15 @@ def runner_of(settings: WorkerSettings, processes: Processes, workspace: Workspa
         available_bytes=MemoryGauge().available_bytes,
     )
     limits = ActionLimits(settings.max_open_files, settings.file_max_bytes, settings.cache_max_bytes)
-    return Runner(processes, settings.kill_grace_seconds, workspace.note_session, memory=watch, limits=limits)
+    return Runner(
+        processes,
+        settings.kill_grace_seconds,
+        workspace.note_session,
+        memory=watch,
+        limits=limits,
+        groups=groups,
+        keeps_to_share=settings.memory_limit is MemoryLimit.SLOT,
+    )
 
 
 @contextmanager
