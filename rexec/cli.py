@@ -11,6 +11,7 @@ import click
 
 from rexec import __version__
 from rexec.address import channel_target
+from rexec.agent_copy import copy_agent_command
 from rexec.client_flags import client_flags, reachable, worker_flags
 from rexec.command_line import CONFIG, configured, run
 from rexec.config import Config
@@ -50,6 +51,7 @@ main.add_command(ps)
 main.add_command(top)
 main.add_command(workers)
 main.add_command(drain)
+main.add_command(copy_agent_command)
 
 
 @main.command()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from rexec.worker.capacity import capacity
+from rexec.worker.libc import libc
 from rexec.worker.toolchain import Program, Toolchain
 
 PROGRAMS: Final = ("gcc", "g++", "clang", "clang++", "rustc", "ld")
@@ -77,15 +78,6 @@ def operating_system(root: str = "/") -> str:
                 said[name] = _WORD.sub("", value)[:50]
         return "-".join(said[name] for name in ("ID", "VERSION_ID") if said.get(name))
     return ""
-
-
-def libc() -> str:
-    """Such as glibc-2.36; empty if it cannot be found out."""
-    try:
-        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
-    except (OSError, ValueError):  # another libc does not know the name
-        return ""
-    return f"{_WORD.sub('', name)}-{_WORD.sub('', version)}" if version else ""
 
 
 def _in_turn(found: Mapping[str, Sequence[Program]]) -> list[tuple[str, Program]]:

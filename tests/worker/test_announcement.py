@@ -12,7 +12,8 @@ import pytest
 
 from cas.memory import MemoryStore
 from rexec.worker import announcement, toolchain
-from rexec.worker.announcement import FACTS, MAX_VALUES, announced, libc, operating_system
+from rexec.worker.announcement import FACTS, MAX_VALUES, announced, operating_system
+from rexec.worker.libc import libc
 from rexec.worker.settings import WorkerSettings
 from rexec.worker.start import open_agent
 from rexec.worker.toolchain import version_in
