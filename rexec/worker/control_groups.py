@@ -10,11 +10,11 @@ have no groups below that are bounded. So the agent moves into a group below fir
 not its to move.
 
     <own>/agent       the agent
-    <own>/action-7    an action, from its start until all its processes are gone
+    <own>/action-7    an action, from soon after its start until all its processes are gone
 
-An action is moved into its group right after its start, because it cannot be started there without code in the forked child.
-The kernel may take some tens of milliseconds for that; it happens beside the action, and what it takes meanwhile counts for the
-agent's group. What a group counts includes files in the page cache, but the kernel drops those before it kills.
+An action is moved into its group (rexec/worker/bound.py) because it cannot be started there without code in the forked child.
+What it took before counts for the agent's group. What a group counts includes files in the page cache, but the kernel drops
+those before it kills.
 """
 
 from __future__ import annotations
@@ -91,6 +91,11 @@ class ActionGroup(Protocol):
 class ActionGroups(Protocol):
     """Those of one agent."""
 
+    @property
+    def are_there(self) -> bool:
+        """Whether there are any at all."""
+        ...
+
     def group(self, memory_bytes: int) -> ActionGroup:
         """For an action that may take so much; 0 is any amount."""
         ...
@@ -116,6 +121,8 @@ NO_GROUP: Final = _NoGroup()
 
 class NoControlGroups:
     """Nothing is delegated, or it is switched off."""
+
+    are_there = False
 
     def group(self, memory_bytes: int) -> ActionGroup:
         return NO_GROUP
@@ -165,6 +172,8 @@ class ControlGroup:
 
 class ControlGroups:
     """Groups below the one that the agent was started in. Made by `claim`."""
+
+    are_there = True
 
     def __init__(self, own: Path, files: GroupFiles) -> None:
         self._own = own

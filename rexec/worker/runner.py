@@ -20,8 +20,9 @@ from typing import Any, TypeVar
 
 from cas.cancellation import to_the_end
 from cas.errors import FailedPrecondition, MalformedRequest
+from rexec.worker.bound import Bound
 from rexec.worker.command import Invocation
-from rexec.worker.control_groups import NO_GROUP, ActionGroup, ActionGroups, NoControlGroups
+from rexec.worker.control_groups import ActionGroups, NoControlGroups
 from rexec.worker.excess import Excess, Taken, over_share
 from rexec.worker.isolation import Confined
 from rexec.worker.limits import NO_LIMITS, ActionLimits
@@ -112,16 +113,14 @@ class Runner:
         """
         loop = asyncio.get_running_loop()
         start_ticks = ticks_now()
-        group = self._groups.group(memory_bytes if self._keeps_to_share else 0)
+        bound = Bound(self._groups, memory_bytes if self._keeps_to_share else 0)
         try:
             process, action = self._spawn(confined, room, stdout.write_fd, stderr.write_fd, start_ticks)
         except BaseException:
             stdout.close()
             stderr.close()
-            group.end()
             raise
         started = loop.time()
-        taking = None if group is NO_GROUP else loop.run_in_executor(None, group.take, process.pid)
         pidfd = -1
         exited: asyncio.Future[None] = loop.create_future()
         exceeded: asyncio.Future[Excess] = loop.create_future()
@@ -132,6 +131,7 @@ class Runner:
             self._note_session(process.pid, start_ticks)
             self._limits.apply(process.pid)
             self._memory.began(process.pid, memory_bytes, exceeded.set_result)
+            bound.began(process.pid)
             stdout.started(loop)
             stderr.started(loop)
             timed_out = not await _within(timeout_seconds, exited, exceeded)
@@ -142,10 +142,10 @@ class Runner:
             ended = loop.time()
             seen_memory_bytes = self._memory.ended(process.pid)
             try:
-                ending = self._end(process, action, exited.done(), confined.is_watched, group, taking)
+                ending = self._end(process, action, exited.done(), confined.is_watched, bound)
                 wait_status, usage = await to_the_end(ending)
             finally:
-                was_too_much = group.end()
+                was_too_much = bound.left()
                 if pidfd >= 0:
                     loop.remove_reader(pidfd)
                     os.close(pidfd)
@@ -196,14 +196,11 @@ class Runner:
         action: ActionProcesses,
         has_exited: bool,
         is_watched: bool,
-        group: ActionGroup,
-        taking: asyncio.Future[None] | None,
+        bound: Bound,
     ) -> tuple[int, resource.struct_rusage]:
         """Kill what is left of the action and wait for the first process: its wait status and resource usage."""
         process.returncode = 0  # this object never waits; without a code it would complain about that
-        if taking is not None:
-            await taking  # until then numbers of processes must stay their own
-        group.kill()
+        await bound.ended()
         if has_exited and is_watched:
             # What the first process watched ends just now: to wait for that is cheaper than to search for it.
             for pid in self._processes.dying(action):

@@ -13,14 +13,16 @@ import pytest
 
 from cas.errors import Code
 from cas.memory import MemoryStore
+from protos.rexec.scheduler.v1 import record_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.worker.action import ActionContext
+from rexec.worker.bound import Bound
 from rexec.worker.control_groups import NO_GROUP, ActionGroups, ControlGroups, NotDelegated, claim, claimed
 from rexec.worker.oom import OomWatch
 from rexec.worker.processes import Processes
 from rexec.worker.settings import MemoryLimit
 from rexec.worker.start import runner_of
-from tests.worker.actions import File, Inputs, Worker, make_context
+from tests.worker.actions import Inputs, Worker, make_context
 from tests.worker.control_group_tree import GroupTree
 
 MIB = 1 << 20
@@ -256,17 +258,25 @@ async def test_an_action_killed_by_the_kernel_is_told_as_one_killed_by_the_worke
     worker.context.workspace.close()
 
 
+async def test_an_action_that_is_over_at_once_needs_no_group(tree: GroupTree, other: int) -> None:
+    bound = Bound(claim(tree.root, tree), MIB)
+    bound.began(other)
+    await bound.ended()
+    assert not bound.left()
+    assert tree.actions() == tree.limits == []
+
+
 async def test_the_bound_is_what_the_action_asked_for_and_none_where_there_is_memory(
     tmp_path: Path, store: MemoryStore, tree: GroupTree
 ) -> None:
     groups = claim(tree.root, tree)
     worker = await bounded(tmp_path / "work", store, groups)
-    assert (await worker.sh("exit 3", env=PATH)).action_result.exit_code == 3
-    scripts = {"lost": File(b"#!/no/such/interpreter\n", True)}
-    assert (await worker.run("./lost", inputs=scripts)).status.code == Code.FAILED_PRECONDITION
+    for demand in (None, record_pb2.Demand(slots=1, memory_bytes=300 * MIB)):
+        assert (await worker.sh("sleep 0.3; exit 3", env=PATH, demand=demand)).action_result.exit_code == 3
     free = await bounded(tmp_path / "free", store, groups, memory_limit=MemoryLimit.MACHINE)
-    await free.sh("(setsid sleep 1000 &)", env=PATH)
+    await free.sh("setsid sleep 1000 & sleep 0.3", env=PATH)
     assert tree.actions() == []
-    assert [limits["memory.max"] for limits in tree.limits] == [str(200 * MIB), str(200 * MIB), "max"]
+    assert [limits["memory.max"] for limits in tree.limits] == [str(200 * MIB), str(300 * MIB), "max"]
+    assert len(tree.killed) == 1, "the daemon that was left"
     for some in (worker, free):
         some.context.workspace.close()
