@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from protos.rexec.scheduler.v1 import fleet_pb2, frontends_pb2, status_pb2
+from protos.rexec.scheduler.v1 import autoscaling_pb2, fleet_pb2, frontends_pb2, status_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.config import Config
 from rexec.edge import Edge, Running
+from rexec.scheduler.autoscaling_service import AutoscalingService
 from rexec.scheduler.broker import Broker
 from rexec.scheduler.clock import Clock
 from rexec.scheduler.fleet_service import FleetService
@@ -52,6 +53,7 @@ class Core:
         edge.server.add(frontends_pb2, "Frontends", self._frontends)
         edge.server.add(status_pb2, "Status", StatusService(self.broker.status))
         edge.server.add(fleet_pb2, "Fleet", FleetService(self.broker))
+        edge.server.add(autoscaling_pb2, "Autoscaling", AutoscalingService(self.broker))
 
     @asynccontextmanager
     async def answering(self) -> AsyncIterator[Running]:

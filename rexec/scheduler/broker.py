@@ -25,6 +25,7 @@ from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb
 from protos.rexec.worker.v1 import worker_pb2
 from rexec import __version__
 from rexec.scheduler import events as e
+from rexec.scheduler.autoscaling import Autoscaling
 from rexec.scheduler.changes import Changes
 from rexec.scheduler.clock import Clock, SystemClock, Timer
 from rexec.scheduler.delivery import Delivery
@@ -82,6 +83,7 @@ class Broker:
         self._delivery = Delivery(settings, self.clock, observer or Unobserved(), self.vitals)
         self.logs = self._delivery.logs
         self._drains = Drains(lambda: self._queue.state, self.clock, self._apply, self._delivery.send)
+        self.autoscaling = Autoscaling(lambda: self._queue.state, self.clock, self.drain)
         self.lost: asyncio.Future[str] | None = None
         """Set, with the reason, when this process must not go on: another one leads, or the queue's state cannot be trusted. By
         then all streams are told to come back. None until the broker is entered."""
@@ -163,6 +165,7 @@ class Broker:
             log.info("clients that wait are told to come back", streams=len(self._watches))
         self._delivery.close(SchedulerStops())
         self._watches.close()
+        self.autoscaling.close()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work`, which lets no exception out, until it ends or the broker stops. Raises Unavailable if it has."""
@@ -319,6 +322,8 @@ class Broker:
         for effect in effects:
             self._delivery.carry_out(effect, now, self._queue.tasks.__getitem__, self._watches.changed)
         self._delivery.way_out.changed()
+        if self.autoscaling.followed:
+            self.autoscaling.stirred(event)
         self._set_timer()
 
     def _set_timer(self) -> None:

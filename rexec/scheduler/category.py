@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from rexec.scheduler.fleet import Fleet
+from rexec.scheduler.pools import grows_for
 from rexec.scheduler.task import Task
 
 
@@ -17,6 +18,8 @@ class Category(StrEnum):
     """No worker fits."""
     TOO_LARGE = "too_large"
     """Workers fit but for their size: it asks for more than any of them has when it is empty."""
+    GROWING = "growing"
+    """A pool that fits is to get more workers."""
     GAP = "gap"
     """It asks for more than one slot, and no worker has so much free at once."""
     LIMIT = "limit"
@@ -41,10 +44,13 @@ def category_of(task: Task, fleet: Fleet) -> Category:
     if task.place is None:
         return Category.NEXT
     fit = fleet.fit_of(task)
-    if not fit.workers:
+    growing = grows_for(fit, fleet.pools)
+    if not fit.workers and not growing:
         return Category.TOO_LARGE if fleet.largest(fit) else Category.NO_WORKER
     if limit_of(task, fleet):
         return Category.LIMIT
+    if growing:
+        return Category.GROWING
     if not fit.has_other(task.excluded):
         if fit.barred() is not None:
             return Category.QUARANTINED

@@ -7,6 +7,7 @@ from rexec.scheduler.deadlines import Due
 from rexec.scheduler.leases import grant
 from rexec.scheduler.line import Line
 from rexec.scheduler.long_waits import watch
+from rexec.scheduler.pools import grows_for
 from rexec.scheduler.reason import reason_of
 from rexec.scheduler.state import QueueState
 from rexec.scheduler.task import Candidate, Owner, Task, Worker
@@ -104,6 +105,10 @@ def tell_unserved(state: QueueState, task_id: str, now: float) -> None:
         task.unserved_due = False
         return
     again_seconds = state.settings.unserved_again_seconds
+    pool = state.fleet.pools.pool_for(fit)
+    if pool is not None and not pool.problem and grows_for(fit, state.fleet.pools):  # which takes its time
+        state.deadlines.add(now + again_seconds, Due.UNSERVED, task_id)
+        return
     if now >= fit.told_at + again_seconds:
         fit.told_at = now
         state.effects.append(e.TasksUnserved(fit.waiting, reason_of(task, state.fleet)))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rexec.scheduler.line import Line
 from rexec.scheduler.need import PLAIN, Need, Use
 from rexec.scheduler.platform import Requirement
+from rexec.scheduler.pool import Pool
 from rexec.scheduler.task import Standing, Task, Worker
 
 ORDINARY: frozenset[str] = frozenset()
@@ -36,10 +37,12 @@ class Fit:
         self.reserved: Worker | None = None
         """The worker that is kept free for it."""
         self.reserved_until = 0.0
-        self.unserved: tuple[int, str] = (-1, "")
-        """Why no worker fits, and the generation of the fleet for which that was found out."""
+        self.unserved: tuple[tuple[int, int], str] = ((-1, -1), "")
+        """Why no worker fits, and the generations of the fleet and of the pools for which that was found out."""
         self.sized: tuple[int, tuple[int, int, int] | None] = (-1, None)
         """What the largest of the workers could hold that meet the requirement, for a generation of the fleet."""
+        self.pool: tuple[int, Pool | None] = (-1, None)
+        """The pool from which its tasks may hope most, and the generation of the pools for which that was found out."""
         self._rooms: dict[int, dict[str, Worker]] = {}
         self._room_of: dict[str, int] = {}
 

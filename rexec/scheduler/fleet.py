@@ -18,6 +18,7 @@ from rexec.scheduler.line import Line, Place, next_in
 from rexec.scheduler.need import PLAIN, Need
 from rexec.scheduler.packing import offered_cpu, offered_memory, room_for, use_on
 from rexec.scheduler.platform import Requirement
+from rexec.scheduler.pools import Pools
 from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.shares import Shares
 from rexec.scheduler.task import Lease, Owner, Task, Worker
@@ -38,6 +39,7 @@ class Fleet:
         self.fits: dict[tuple[Requirement, Need], Fit] = {}
         self.shares = Shares(settings.fairness)
         self.affinity = Affinity(settings.affinity)
+        self.pools = Pools()
         self.generation = 0
         """Another number after each change of who is here."""
         self.active: dict[Fit, None] = {}

@@ -59,6 +59,8 @@ def drop(state: QueueState, lease: Lease) -> None:
         state.fleet.vacate(lease)
     del state.leases[lease.lease_id]
     del worker.leases[lease.lease_id]
+    if not worker.leases:
+        worker.idle_since = state.now
     worker.settling -= lease.hold is Hold.SETTLING
     if worker.trial is lease:
         worker.trial = None

@@ -7,6 +7,8 @@ from rexec.scheduler.fit import Fit
 from rexec.scheduler.fleet import Fleet
 from rexec.scheduler.need import readable
 from rexec.scheduler.platform import unmatched
+from rexec.scheduler.pool import Pool
+from rexec.scheduler.pools import Prospect, prospect_of
 from rexec.scheduler.task import Task
 
 MAX_CHARACTERS = 1000
@@ -27,11 +29,14 @@ def _reason_of(task: Task, fleet: Fleet) -> str:
     fit = fleet.fit_of(task)
     match category:
         case Category.NO_WORKER | Category.TOO_LARGE:
-            generation, text = fit.unserved
-            if generation != fleet.generation:
+            generations, text = fit.unserved
+            if generations != (fleet.generation, fleet.pools.generation):
                 text = _unserved(fit, fleet)
-                fit.unserved = fleet.generation, text
+                fit.unserved = (fleet.generation, fleet.pools.generation), text
             return text
+        case Category.GROWING:
+            pool = fleet.pools.pool_for(fit)
+            return "" if pool is None else _growing(pool)
         case Category.LIMIT:
             return limit_of(task, fleet)
         case Category.LEAVING:
@@ -44,6 +49,8 @@ def _reason_of(task: Task, fleet: Fleet) -> str:
             return f"waiting for another worker than {', '.join(sorted(task.excluded))}"
         case Category.GAP if fit.reserved is not None:
             return f"worker {fit.reserved.name} is kept free until {fit.need} fit there; {_crowd(task, fit)}"
+        case Category.GAP | Category.BUSY if held_back := _held_back(fleet.pools.pool_for(fit)):
+            return f"{held_back}; {_crowd(task, fit)}"
         case Category.GAP:
             return f"no worker that fits {fit.requirement} has {fit.need} free at once; {_crowd(task, fit)}"
         case _:
@@ -59,7 +66,56 @@ def _crowd(task: Task, fit: Fit) -> str:
     return f"at most {others} actions come before it, {own} of them of the same invocation"
 
 
+def _growing(pool: Pool) -> str:
+    """What goes on in a pool that is to have more workers."""
+    if pool.problem:
+        return f"pool {pool.name}: {pool.problem}{f' ({pool.starting} starting)' if pool.starting else ''}"
+    if pool.target <= pool.ready:
+        return f"pool {pool.name} has no worker yet"
+    text = f"pool {pool.name} growing {pool.ready} -> {pool.target}"
+    if pool.starting:
+        text += f", {pool.starting} starting"
+    return f"{text}, one takes about {pool.start_seconds:.0f}s" if pool.start_seconds >= 0.5 else text
+
+
+def _held_back(pool: Pool | None) -> str:
+    """Why the pool gets no more workers; empty if nothing is against it, or if there is none."""
+    if pool is None:
+        return ""
+    match prospect_of(pool):
+        case Prospect.FULL:
+            return f"pool {pool.name} is at its maximum of {pool.max} worker{'' if pool.max == 1 else 's'}"
+        case Prospect.STUCK:
+            return f"pool {pool.name}: {pool.problem}"
+        case Prospect.AWAY:
+            return f"pool {pool.name}: the autoscaler is away"
+    return ""
+
+
 def _unserved(fit: Fit, fleet: Fleet) -> str:
+    """Why no worker fits, and no pool gets one that does."""
+    pool = fleet.pools.pool_for(fit)
+    if pool is None:
+        text = _unmatched(fit, fleet)
+        large = fleet.pools.largest(fit.requirement)
+        if large is not None:
+            return f"{text}; a worker of pool {large.name} has {_size(large)}, and the action asks for {fit.need}"
+        return f"{text}; nor does any pool" if len(fleet.pools) else text
+    if pool.ready and not pool.away:
+        return f"{_unmatched(fit, fleet)}, though pool {pool.name} should have {pool.ready} that do"
+    return _held_back(pool)
+
+
+def _size(pool: Pool) -> str:
+    figures = [f"slots={pool.slots}"]
+    if pool.offer.cpu_millis:
+        figures.append(f"cpu={pool.offer.cpu_millis / 1000:g}")
+    if pool.offer.memory_bytes:
+        figures.append(f"memory={readable(pool.offer.memory_bytes)}")
+    return ", ".join(figures)
+
+
+def _unmatched(fit: Fit, fleet: Fleet) -> str:
     largest = fleet.largest(fit)
     if not largest:
         return unmatched(fit.requirement, ((worker.offer, 1) for worker in fleet.workers.values()))

@@ -94,6 +94,7 @@ def restore(state: QueueState, rows: Recorded, generation: int, now: float, wall
     highest = max((row[0] for row in rows.tasks), default=-1)
     state.arrivals = max(state.arrivals, highest + 1)
     state.effects, state.roomy = [], []
+    state.is_restart = bool(rows.workers or rows.tasks or rows.operations)
     return restored
 
 
@@ -118,7 +119,7 @@ def _restore_worker(
         restored.unread_workers.append(session)
         restored.unreadable.append(f"worker {session[:100]!r}: there is another one named {said.name[:100]!r}")
         return
-    worker = Worker(session, said.name, said.slots, offer, connected=False)
+    worker = Worker(session, said.name, said.slots, offer, connected=False, idle_since=now)
     grace = state.settings.restart_grace_seconds
     if said.lost_at is not None:
         grace = min(grace, max(RECONNECT_SECONDS, said.lost_at - wall))

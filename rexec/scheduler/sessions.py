@@ -29,7 +29,7 @@ def attached(state: QueueState, event: e.WorkerAttached, now: float) -> None:
         _give_up(state, worker, "came back as another worker", now)
         worker = None
     if worker is None:
-        worker = Worker(event.worker_id, event.name, event.slots, event.offer)
+        worker = Worker(event.worker_id, event.name, event.slots, event.offer, idle_since=now)
         inherit(state, worker)
         fleet.add(worker)
     worker.connected, worker.lost_at = True, None

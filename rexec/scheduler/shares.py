@@ -184,6 +184,16 @@ class Shares:
         self.forget_idle(invocation)
         return freed
 
+    def limits_on(self, owner: Owner) -> list[Node]:
+        """Of the owner's invocation, user and tenant those that may have only so many running."""
+        found = []
+        node = self._invocations.get(owner)
+        while node is not None:
+            if node.limits.max_running:
+                found.append(node)
+            node = node.parent
+        return found
+
     def running_limit(self, owner: Owner) -> str:
         """The limit that keeps the owner's tasks from running now, for a person; empty if none does."""
         node = self._invocations.get(owner)

@@ -86,6 +86,9 @@ class QueueState:
     """Of platform properties: those of the settings, and those that a worker has ever offered, unless that were too many."""
     any_attached: bool = False
     """Whether a worker has ever attached."""
+    is_restart: bool = False
+    """Whether an earlier process had work or workers: then workers and autoscalers come back one after the other, and of the
+    first one nothing follows for the others."""
     unsettled: set[str] = field(default_factory=set)
     """Tasks that ask for unknown properties, accepted because no worker has had the time to attach."""
     arrivals: int = 0

@@ -14,6 +14,7 @@ from rexec.scheduler.dispatch import enqueue, join
 from rexec.scheduler.need import need_of
 from rexec.scheduler.platform import Requirement
 from rexec.scheduler.state import QueueState
+from rexec.scheduler.summary import shortened
 from rexec.scheduler.task import Operation, Outcome, Stage, Task
 from rexec.scheduler.waiters import watch_abandonment
 
@@ -30,8 +31,9 @@ def submit(state: QueueState, event: e.Submit, now: float) -> None:
         raise QueueFull(limit)
     if task is None:
         unknown = _unknown_names(state, candidate.requirement)
-        if unknown and (now >= state.settled_at or state.any_attached):
+        if unknown and (now >= state.settled_at or (state.any_attached and not state.is_restart)):
             raise _no_worker_fits(state, unknown)
+        _require_pattern(state, candidate.requirement)
         task = Task(event.task_id, candidate, state.next_arrival(), now, candidate.priority)
         expect_use(state, task)
         _require_known_kind(state, task)
@@ -83,8 +85,12 @@ def settle(state: QueueState, now: float) -> None:
     for task_id in sorted(state.unsettled):
         task = state.tasks[task_id]
         unknown = _unknown_names(state, task.candidate.requirement)
-        if unknown:
-            end(state, task, Outcome(_no_worker_fits(state, unknown)), now)
+        try:
+            if unknown:
+                raise _no_worker_fits(state, unknown)
+            _require_pattern(state, task.candidate.requirement)
+        except NoWorkerFits as refusal:
+            end(state, task, Outcome(refusal), now)
     state.unsettled.clear()
 
 
@@ -98,11 +104,21 @@ def _require_known_kind(state: QueueState, task: Task) -> None:
 
 
 def _unknown_names(state: QueueState, requirement: Requirement) -> list[str]:
-    return sorted(requirement.names - state.known_names)
+    return sorted(requirement.names - state.known_names - state.fleet.pools.names)
+
+
+def _require_pattern(state: QueueState, requirement: Requirement) -> None:
+    """Raises NoWorkerFits if pools take only some values of a property, not the one that is asked for, and no worker that is
+    here offers it either."""
+    pools = state.fleet.pools
+    for name, value in pools.refused(requirement):
+        if not any(worker.offer.has(name, value) for worker in state.fleet.workers.values()):
+            asked = shortened(f"{name}={value}")
+            raise NoWorkerFits(f"no pool takes {asked}, and no worker offers it; {pools.patterns(name)}")
 
 
 def _no_worker_fits(state: QueueState, unknown: Sequence[str]) -> NoWorkerFits:
-    known = ", ".join(sorted(state.known_names)) or "none"
+    known = ", ".join(sorted(state.known_names | state.fleet.pools.names)) or "none"
     noun = "property" if len(unknown) == 1 else "properties"
     return NoWorkerFits(
         f"unknown platform {noun} {', '.join(unknown)}; known are {known}; offer it with [worker.properties], or list it in"

@@ -276,6 +276,8 @@ class Worker:
     """How many of the leases are settling."""
     lost_at: float | None = None
     """When its leases are given up, None while it is connected."""
+    idle_since: float = 0.0
+    """When it attached, or its last lease ended; means nothing while it has any."""
     standing: Standing = Standing.TRUSTED
     standing_reason: str = ""
     """Why it is not trusted, for people."""

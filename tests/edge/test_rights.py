@@ -72,6 +72,7 @@ NEEDED: dict[str, tuple[str, Message | bytes]] = {
     "Status.FindOperations": ("execute", b""),
     "Status.FindWorkers": ("execute", b""),
     "Fleet.DrainWorkers": ("operate", b""),
+    "Autoscaling.Follow": ("operate", b""),
     "Workers.Attach": ("work", worker_pb2.FromWorker()),
     "Frontends.Connect": ("front", frontends_pb2.FromFrontend()),
     "Frontends.ReadLog": ("front", frontends_pb2.ReadLogRequest()),
@@ -189,7 +190,7 @@ async def test_the_roles_apart_ask_for_the_same_rights(tmp_path: Path) -> None:
     async with serving_apart(tmp_path) as (scheduler, frontend):
         for_clients = {rpc for rpc in NEEDED if rpc.startswith(("Execution.", "Operations."))}
         assert set(paths(scheduler)) == set(NEEDED) - for_clients
-        assert set(paths(frontend)) == {rpc for rpc in NEEDED if not rpc.startswith("Frontends.")}
+        assert set(paths(frontend)) == {rpc for rpc in NEEDED if not rpc.startswith(("Frontends.", "Autoscaling."))}
         for role in (scheduler, frontend):
             async with aio.insecure_channel(role.addresses[0]) as channel:
                 assert await wrongly_answered(role, channel) == {}
