@@ -1,0 +1,46 @@
+"""Which pools can run which work, and how much of it one of their workers takes at once.
+
+The rule for properties is the scheduler's own (REAPI, Platform): every pair that is asked for must be offered, by its value
+or by "*".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from rexec.autoscale.view import Offer, PoolView, Waiting
+
+ANY_VALUE: Final = "*"
+"""A worker that offers a name with this takes every value of it."""
+
+
+def fits(waiting: Waiting, offer: Offer) -> bool:
+    """Whether a worker with nothing else to do could run one of these tasks."""
+    return tasks_at_once(waiting, offer) > 0
+
+
+def tasks_at_once(waiting: Waiting, offer: Offer) -> int:
+    """How many of these tasks one worker runs at once: by slots, cores and memory, whichever is used up first. 0: none, for
+    they ask for properties that it has not, or one alone is larger than it."""
+    if offer.instance_names and waiting.instance_name not in offer.instance_names:
+        return 0
+    if not all(pair in offer.pairs or (pair[0], ANY_VALUE) in offer.pairs for pair in waiting.pairs):
+        return 0
+    most = offer.slots // max(1, waiting.slots)
+    if offer.cpu_millis and waiting.cpu_millis > 0:
+        most = min(most, offer.cpu_millis // waiting.cpu_millis)
+    if offer.memory_bytes and waiting.memory_bytes > 0:
+        most = min(most, offer.memory_bytes // waiting.memory_bytes)
+    return most
+
+
+def slots_taken(waiting: Waiting, offer: Offer) -> float:
+    """What one of these tasks takes up of a worker that it fits, as slots: more than it asks for, if its cores or its memory
+    keep others out of the rest."""
+    return offer.slots / tasks_at_once(waiting, offer)
+
+
+def cheapest_first(pools: Sequence[PoolView]) -> list[PoolView]:
+    """By what a slot costs; of equal ones the first of the configuration."""
+    return sorted(pools, key=lambda pool: pool.price_per_hour / max(1, pool.offer.slots))

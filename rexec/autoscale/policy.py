@@ -1,0 +1,207 @@
+"""How many workers each pool should have: decided from values, without a clock and without memory.
+
+The signal is work, neither CPU nor the number of tasks: an action that compiles for a second and a test that runs for an hour
+are both one in a queue, and both use a whole core. What waits is expected to take so many slot-seconds (the scheduler has
+learned how long each kind of action takes), and over the time that it may wait this makes slots (rexec/autoscale/need.py).
+Each kind of work is placed, first what fits the fewest pools, where it costs least:
+
+1. in slots that are free;
+2. in workers that are on their way;
+3. behind what runs now, as far as that ends before new workers would be there and before the work has waited for as long as
+   it may: no worker is started for what is done when it comes;
+4. in new workers of the cheapest pool by slot that is allowed to start some; what it may not start the next one does.
+
+Pools grow at once. They shrink only by workers that have had nothing to do for `idle_seconds`, and by those that start and
+that nobody has needed for a while (rexec/autoscale/lately.py): so a queue that jumps up and down moves nothing. A worker that
+runs something is never named. One that is AWAY may come back with what it runs: it takes up room and serves nothing that waits.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final
+
+from rexec.autoscale.decision import PoolDecision
+from rexec.autoscale.matching import cheapest_first, fits, slots_taken
+from rexec.autoscale.need import places, task_seconds
+from rexec.autoscale.room import Room, workers_for
+from rexec.autoscale.view import Member, PoolView, Waiting
+
+UNLIMITED: Final = 1_000_000
+
+_NOTHING: Final = 1e-9
+
+
+def decide(
+    pools: Sequence[PoolView],
+    waiting: Sequence[Waiting],
+    members: Sequence[Member],
+    *,
+    startable: int = UNLIMITED,
+    held_back: str = "",
+) -> dict[str, PoolDecision]:
+    """A decision for each pool. `startable`: how many workers may be started over all pools, and `held_back` why no more.
+
+    Equal values give equal decisions. Members of unknown pools are passed over, and work that no pool fits.
+    """
+    plan = _Plan(pools, members, startable)
+    plan.keep_min()
+    kinds = []
+    for work in waiting:
+        fitting = [pool for pool in plan.pools if fits(work, pool.offer)] if work.tasks > 0 else []
+        if fitting:
+            kinds.append((work, fitting))
+    # Not by how much there is of it: more work of one kind must not take from another kind what it had.
+    kinds.sort(key=lambda kind: (len(kind[1]), *_identity(kind[0])))
+    for work, fitting in kinds:
+        plan.place(work, fitting)
+    return {pool.name: plan.decision(pool, held_back) for pool in pools}
+
+
+class _Placing:
+    """One kind of work, and the part of it that has no place yet."""
+
+    def __init__(self, work: Waiting) -> None:
+        self.work = work
+        self.left = 1.0
+
+    def note(self, room: Room, part: float) -> None:
+        """A pool is to do a part of it."""
+        part = min(part, self.left)
+        room.slot_seconds += part * self.work.slot_seconds
+        self.left = self.left - part if self.left - part > _NOTHING else 0.0
+
+
+class _Plan:
+    """What each pool is to do, while it is being found out."""
+
+    def __init__(self, pools: Sequence[PoolView], members: Sequence[Member], startable: int) -> None:
+        by_pool: dict[str, list[Member]] = defaultdict(list)
+        for member in members:
+            by_pool[member.pool].append(member)
+        self.pools = cheapest_first(pools)
+        self.rooms = {pool.name: Room(pool, by_pool[pool.name]) for pool in pools}
+        self.startable = max(0, startable)
+        self.families: dict[str, list[Room]] = defaultdict(list)
+        for room in self.rooms.values():
+            self.families[room.pool.family].append(room)
+
+    def allowed_starts(self, room: Room) -> int:
+        """How many workers a pool may ask for in all, beside what the others already do."""
+        pool = room.pool
+        family = self.families[pool.family]
+        family_max = min(other.pool.family_max for other in family)
+        family_all = sum(other.all for other in family)
+        family_starts = sum(other.starts for other in family if other is not room)
+        all_starts = sum(other.starts for other in self.rooms.values() if other is not room)
+        return max(
+            0,
+            min(
+                pool.max - room.all,
+                pool.startable,
+                family_max - family_all - family_starts,
+                self.startable - all_starts,
+            ),
+        )
+
+    def keep_min(self) -> None:
+        """Ask for what pools have without any work, before anything else may use up the limits."""
+        for pool in self.pools:
+            room = self.rooms[pool.name]
+            room.starts_for_min = max(0, min(pool.min - room.present, self.allowed_starts(room)))
+
+    def place(self, work: Waiting, fitting: Sequence[PoolView]) -> None:
+        """Share one kind of work out."""
+        rooms = [(self.rooms[pool.name], *_slots(work, pool)) for pool in fitting]
+        placing = _Placing(work)
+        for room, slots, each in rooms:
+            placing.note(room, room.take_free(placing.left * slots, each, work.oldest_seconds) / slots)
+        for room, slots, _each in rooms:
+            placing.note(room, room.take_coming(placing.left * slots) / slots)
+        for room, _slots_wanted, each in rooms:
+            horizon = max(room.pool.start_seconds, room.pool.target_wait_seconds) - work.oldest_seconds
+            slot_seconds = task_seconds(work) * each
+            placing.note(room, room.take_seconds(placing.left * slot_seconds, horizon) / slot_seconds)
+        # A pool whose workers do not come is asked last, but not for more of them before those have come.
+        for room, slots, _each in sorted(rooms, key=lambda entry: entry[0].overdue > 0):
+            placing.note(room, room.take_overdue(placing.left * slots) / slots)
+            placing.note(room, room.take_new(placing.left * slots, self.allowed_starts(room)) / slots)
+        first, slots, _each = rooms[0]
+        first.missing += placing.left * slots
+        placing.note(first, placing.left)
+
+    def decision(self, pool: PoolView, held_back: str) -> PoolDecision:
+        """What has come out for a pool."""
+        room = self.rooms[pool.name]
+        starts = room.starts
+        wanted = max(room.in_use, min(pool.min, pool.max))
+        missing = workers_for(room.missing, room.slots)
+        cancel = _unneeded(room, wanted) if not starts else ()
+        leave = _idle(room, len(cancel))
+        return PoolDecision(
+            target=room.present + starts - len(cancel) - len(leave),
+            start=starts,
+            leave=leave,
+            cancel=cancel,
+            wanted=wanted,
+            missing=missing,
+            reason=self._reason(room, wanted, missing, held_back),
+        )
+
+    def _reason(self, room: Room, wanted: int, missing: int, held_back: str) -> str:
+        """For people: what is wanted, why, and what stands against it."""
+        pool = room.pool
+        parts = [f"{wanted + missing} wanted"]
+        if room.slot_seconds > 0:
+            parts[0] += f": {room.slot_seconds:.0f} slot-seconds wait, {pool.target_wait_seconds:g}s allowed"
+        elif wanted and wanted > room.busy + room.away:
+            parts[0] += f": {pool.min} are kept" if wanted == pool.min else ": work waits"
+        elif wanted:
+            parts[0] += ": busy"
+        else:
+            parts[0] += ": nothing waits"
+        family = sum(other.all + other.starts for other in self.families[pool.family])
+        if missing and room.all + room.starts >= pool.max:
+            parts.append(f"{pool.max} is its max")
+        elif missing and family >= pool.family_max:
+            parts.append(f"{pool.family_max} is the max of {pool.family}")
+        elif (missing or room.present + room.starts < pool.min) and room.starts >= pool.startable:
+            parts.append(pool.held_back or "held back")
+        elif missing or room.present + room.starts < pool.min:
+            parts.append(held_back or "held back")
+        if room.overdue:
+            oldest = max(member.age_seconds for member in room.starting)
+            parts.append(f"{room.overdue} asked for up to {oldest:.0f}s ago have not come")
+        return "; ".join(parts)
+
+
+def _identity(work: Waiting) -> tuple[str, list[tuple[str, str]], str, int, int, int]:
+    return work.instance_name, sorted(work.pairs), work.tenant, work.slots, work.cpu_millis, work.memory_bytes
+
+
+def _slots(work: Waiting, pool: PoolView) -> tuple[float, float]:
+    """Slots of a pool that work should have at once, and what one of its tasks takes."""
+    each = slots_taken(work, pool.offer)
+    return max(_NOTHING, places(work, pool.target_wait_seconds, pool.start_seconds) * each), each
+
+
+def _unneeded(room: Room, wanted: int) -> tuple[str, ...]:
+    """Workers that start and that nothing needs, nor has needed lately; or that are too many for `max`."""
+    pool = room.pool
+    used = workers_for(room.coming_used + room.overdue_used, room.slots)
+    spare = min(len(room.starting) - used, room.present - max(wanted, pool.lately_wanted))
+    number = max(0, spare, min(len(room.starting), room.present - pool.max))
+    youngest_first = sorted(room.starting, key=lambda member: (member.age_seconds, member.name))
+    return tuple(member.name for member in youngest_first[:number])
+
+
+def _idle(room: Room, cancelled: int) -> tuple[str, ...]:
+    """Workers without anything to do, for longer than they may be or too many for `max`, that nothing waits for."""
+    pool = room.pool
+    longest_first = sorted(room.idle, key=lambda member: (-member.idle_seconds, member.name))
+    too_many = room.present - cancelled - pool.max
+    long_idle = sum(member.idle_seconds >= pool.idle_seconds for member in longest_first)
+    spare = len(room.idle) - workers_for(room.idle_used, room.slots)
+    number = max(min(long_idle, spare, room.ready - pool.min), min(too_many, len(longest_first)), 0)
+    return tuple(member.name for member in longest_first[:number])
