@@ -179,6 +179,7 @@ def state_metrics(state: Snapshot, stored_bytes: int) -> Sequence[Metric]:
     return (
         *_platform_metrics(state),
         *_tenant_metrics(state),
+        *_pool_metrics(state),
         workers,
         reasons,
         GaugeMetricFamily("rexec_executing_tasks", "Tasks that have a worker.", value=state.executing),
@@ -203,6 +204,19 @@ def _platform_metrics(state: Snapshot) -> Iterator[Metric]:
         oldest.add_metric((platform,), load.oldest_seconds)
         expected.add_metric((platform,), load.expected_slot_seconds)
     yield from (waiting, oldest, expected)
+
+
+def _pool_metrics(state: Snapshot) -> Iterator[Metric]:
+    workers = GaugeMetricFamily("rexec_pool_workers", "Workers of pools by state.", labels=("pool", "state"))
+    target = GaugeMetricFamily("rexec_pool_target_workers", "Workers that a pool should have.", labels=("pool",))
+    cost = GaugeMetricFamily("rexec_pool_cost_today", "What a pool has cost since midnight UTC.", labels=("pool",))
+    for pool, load in state.pools.items():
+        workers.add_metric((pool, "ready"), load.ready)
+        workers.add_metric((pool, "starting"), load.starting)
+        workers.add_metric((pool, "leaving"), load.leaving)
+        target.add_metric((pool,), load.target)
+        cost.add_metric((pool,), load.cost_today)
+    yield from (workers, target, cost)
 
 
 def _tenant_metrics(state: Snapshot) -> Iterator[Metric]:

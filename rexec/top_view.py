@@ -11,6 +11,8 @@ from rexec.status_text import duration, harmless, money
 
 MAX_PLATFORMS = 8
 """So that the invocations are on the screen too."""
+MAX_POOLS = 8
+"""The same."""
 
 HOUR_SECONDS = 3600.0
 
@@ -23,6 +25,10 @@ def view(overview: status_pb2.Overview, server: str, notice: str, most_invocatio
     parts += [_work(overview), _workers(overview), _cost(overview), Text()]
     if overview.platforms:
         parts += [_platforms(overview), Text()]
+    if overview.pools:
+        table = _pools(overview)
+        parts += [table, Text()]
+        most_invocations -= table.row_count + 2
     parts.append(_invocations(overview, max(1, most_invocations)))
     return Group(*parts)
 
@@ -78,7 +84,7 @@ def _cost(overview: status_pb2.Overview) -> Text:
 def _table(*titles: str, right: frozenset[str]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="reverse", expand=True)
     for title in titles:
-        last = title in ("WHY", "INVOCATION")
+        last = title in ("WHY", "PROBLEM", "INVOCATION")
         table.add_column(
             title,
             justify="right" if title in right else "left",
@@ -110,6 +116,23 @@ def _platforms(overview: status_pb2.Overview) -> Table:
     left_out = overview.platforms_left_out + len(overview.platforms) - len(shown)
     if left_out:
         table.add_row(_text(f"and {left_out} more platforms", "dim"))
+    return table
+
+
+def _pools(overview: status_pb2.Overview) -> Table:
+    """Those at work first."""
+    costs = any(pool.price_per_hour or pool.cost_today for pool in overview.pools)
+    numbers = ["READY", "TARGET", "MAX", "STARTING", "LEAVING", "SLOTS", *(["TODAY"] if costs else [])]
+    table = _table("POOL", *numbers, "PROBLEM", right=frozenset(numbers))
+    pools = sorted(overview.pools, key=lambda pool: not (pool.target or pool.ready or pool.starting or pool.problem))
+    for pool in pools[:MAX_POOLS]:
+        figures = (pool.ready, pool.target, pool.max, pool.starting, pool.leaving, pool.ready * pool.slots)
+        cost = [money(pool.cost_today, overview.price.currency)] if costs else []
+        problem = "the autoscaler is away" if pool.autoscaler_away else pool.problem
+        table.add_row(*_row(pool.name[:40], *map(str, figures), *cost, problem))
+    left_out = overview.pools_left_out + max(0, len(pools) - MAX_POOLS)
+    if left_out:
+        table.add_row(_text(f"and {left_out} more pools", "dim"))
     return table
 
 

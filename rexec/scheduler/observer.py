@@ -123,6 +123,27 @@ class TenantLoad:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolLoad:
+    """The workers of one pool, as its autoscaler says."""
+
+    ready: int = 0
+    starting: int = 0
+    leaving: int = 0
+    target: int = 0
+    cost_today: float = 0.0
+
+    def __add__(self, other: PoolLoad) -> PoolLoad:
+        """Both together."""
+        return PoolLoad(
+            self.ready + other.ready,
+            self.starting + other.starting,
+            self.leaving + other.leaving,
+            self.target + other.target,
+            self.cost_today + other.cost_today,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The scheduler's state at one moment."""
 
@@ -145,3 +166,5 @@ class Snapshot:
     tenants: Mapping[str, TenantLoad] = field(default_factory=dict)
     has_prices: bool = False
     """Whether costs mean anything."""
+    pools: Mapping[str, PoolLoad] = field(default_factory=dict)
+    """By name."""

@@ -27,6 +27,8 @@ MAX_PLATFORMS: Final = 50
 
 MAX_INVOCATIONS: Final = 200
 
+MAX_POOLS: Final = 100
+
 Names = frozenset[str] | None
 """Instances to look at; None: all."""
 
@@ -117,9 +119,10 @@ def overview_of(state: QueueState, names: Names, now: float, reason: Reason) -> 
     overview.platforms_left_out = max(0, len(shown) - MAX_PLATFORMS)
     _workers(overview, state, names)
     _invocations(overview, state, names, now)
-    if state.settings.price.known:
+    if state.has_prices:
         overview.price.per_slot_hour = state.settings.price.per_slot_hour
         overview.price.currency = state.settings.price.currency
+    _pools(overview, state, names)
     return overview
 
 
@@ -145,6 +148,32 @@ def _workers(overview: status_pb2.Overview, state: QueueState, names: Names) -> 
             count.slots += worker.slots
             count.busy_slots += worker.slots - max(0, worker.free_slots)
     overview.workers.extend(counts.values())
+
+
+def _pools(overview: status_pb2.Overview, state: QueueState, names: Names) -> None:
+    seen = [
+        pool
+        for pool in state.fleet.pools
+        if names is None or not pool.offer.instance_names or not names.isdisjoint(pool.offer.instance_names)
+    ]
+    overview.pools_left_out = max(0, len(seen) - MAX_POOLS)
+    for pool in sorted(seen, key=lambda pool: pool.name)[:MAX_POOLS]:
+        pairs = pool.offer.pairs.union((pattern.name, pattern.pattern) for pattern in pool.patterns)
+        overview.pools.add(
+            name=pool.name,
+            properties=properties_of(pairs),
+            slots=pool.slots,
+            min=pool.min,
+            max=pool.max,
+            target=pool.target,
+            ready=pool.ready,
+            starting=pool.starting,
+            leaving=pool.leaving,
+            problem=pool.problem,
+            price_per_hour=pool.price_per_hour,
+            cost_today=pool.cost_today,
+            autoscaler_away=pool.away,
+        )
 
 
 def _invocations(overview: status_pb2.Overview, state: QueueState, names: Names, now: float) -> None:

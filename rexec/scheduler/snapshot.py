@@ -6,8 +6,9 @@ from typing import Final
 
 from rexec.scheduler.accounts import OTHER_TENANTS
 from rexec.scheduler.found_workers import STATE_NAMES, state_of
-from rexec.scheduler.observer import PlatformLoad, Snapshot, TenantLoad
+from rexec.scheduler.observer import PlatformLoad, PoolLoad, Snapshot, TenantLoad
 from rexec.scheduler.overview import Line, categories_of, lines_of, stand_of
+from rexec.scheduler.pools import Pools
 from rexec.scheduler.state import QueueState
 from rexec.scheduler.summary import shortened
 from rexec.scheduler.task import Ending
@@ -16,6 +17,11 @@ MAX_PLATFORMS: Final = 100
 """Platforms that are counted apart. They become labels of metrics, and any client may ask for a new one."""
 
 OTHER_PLATFORMS: Final = "(others)"
+
+MAX_POOLS: Final = 100
+"""Pools that are counted apart: with a pool for each container image there may be many."""
+
+OTHER_POOLS: Final = "(others)"
 
 MAX_LABEL_CHARACTERS: Final = 200
 
@@ -65,5 +71,15 @@ def snapshot_of(state: QueueState, now: float) -> Snapshot:
         slots=slots,
         busy_slots=busy,
         tenants=tenants,
-        has_prices=state.settings.price.known,
+        has_prices=state.has_prices,
+        pools=_pools(state.fleet.pools),
     )
+
+
+def _pools(pools: Pools) -> dict[str, PoolLoad]:
+    loads: dict[str, PoolLoad] = {}
+    for pool in pools:
+        label = pool.name if pool.name in loads or len(loads) < MAX_POOLS else OTHER_POOLS
+        load = PoolLoad(pool.ready, pool.starting, pool.leaving, pool.target, pool.cost_today)
+        loads[label] = loads[label] + load if label in loads else load
+    return loads

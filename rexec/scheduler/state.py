@@ -101,17 +101,29 @@ class QueueState:
     @classmethod
     def new(cls, settings: SchedulerSettings, now: float) -> QueueState:
         """The state of a scheduler that starts now."""
+        fleet = Fleet(settings)
+        configured, told = settings.price, fleet.pools
+
+        def price_of(lease: Lease) -> float:
+            offer = lease.worker.offer
+            return configured.slot_second(offer) if configured.known else told.slot_second(offer)
+
         return cls(
             settings,
             settled_at=now + settings.settle_seconds,
-            fleet=Fleet(settings),
+            fleet=fleet,
             retention=Retention(
                 settings.retain_seconds, settings.max_retained_operations, settings.max_retained_bytes
             ),
             now=now,
-            accounts=Accounts(lambda lease: settings.price.slot_second(lease.worker.offer)),
+            accounts=Accounts(price_of),
             known_names=set(settings.known_properties),
         )  # fmt: skip
+
+    @property
+    def has_prices(self) -> bool:
+        """Whether anybody has said what slots cost: the configuration, or else the autoscalers."""
+        return self.settings.price.known or self.fleet.pools.have_prices
 
     def next_arrival(self) -> int:
         """The number of a task that arrives now."""

@@ -35,7 +35,7 @@ class GetOverviewRequest(_message.Message):
     def __init__(self, instances: _Optional[_Union[Instances, _Mapping[str, object]]] = ...) -> None: ...
 
 class Overview(_message.Message):
-    __slots__ = ("software_version", "uptime_seconds", "work", "platforms", "platforms_left_out", "workers", "invocations", "invocations_left_out", "tenants", "price")
+    __slots__ = ("software_version", "uptime_seconds", "work", "platforms", "platforms_left_out", "workers", "invocations", "invocations_left_out", "tenants", "price", "pools", "pools_left_out")
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
     UPTIME_SECONDS_FIELD_NUMBER: _ClassVar[int]
     WORK_FIELD_NUMBER: _ClassVar[int]
@@ -46,6 +46,8 @@ class Overview(_message.Message):
     INVOCATIONS_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     TENANTS_FIELD_NUMBER: _ClassVar[int]
     PRICE_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
+    POOLS_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     software_version: str
     uptime_seconds: float
     work: Work
@@ -56,7 +58,9 @@ class Overview(_message.Message):
     invocations_left_out: int
     tenants: _containers.RepeatedCompositeFieldContainer[TenantUse]
     price: Price
-    def __init__(self, software_version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., work: _Optional[_Union[Work, _Mapping[str, object]]] = ..., platforms: _Optional[_Iterable[_Union[WaitingPlatform, _Mapping[str, object]]]] = ..., platforms_left_out: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerCount, _Mapping[str, object]]]] = ..., invocations: _Optional[_Iterable[_Union[Invocation, _Mapping[str, object]]]] = ..., invocations_left_out: _Optional[int] = ..., tenants: _Optional[_Iterable[_Union[TenantUse, _Mapping[str, object]]]] = ..., price: _Optional[_Union[Price, _Mapping[str, object]]] = ...) -> None: ...
+    pools: _containers.RepeatedCompositeFieldContainer[PoolCount]
+    pools_left_out: int
+    def __init__(self, software_version: _Optional[str] = ..., uptime_seconds: _Optional[float] = ..., work: _Optional[_Union[Work, _Mapping[str, object]]] = ..., platforms: _Optional[_Iterable[_Union[WaitingPlatform, _Mapping[str, object]]]] = ..., platforms_left_out: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerCount, _Mapping[str, object]]]] = ..., invocations: _Optional[_Iterable[_Union[Invocation, _Mapping[str, object]]]] = ..., invocations_left_out: _Optional[int] = ..., tenants: _Optional[_Iterable[_Union[TenantUse, _Mapping[str, object]]]] = ..., price: _Optional[_Union[Price, _Mapping[str, object]]] = ..., pools: _Optional[_Iterable[_Union[PoolCount, _Mapping[str, object]]]] = ..., pools_left_out: _Optional[int] = ...) -> None: ...
 
 class Work(_message.Message):
     __slots__ = ("queued_operations", "executing_operations", "waiting_tasks", "running_tasks", "parked_tasks", "reasons", "expected_slot_seconds")
@@ -171,6 +175,36 @@ class Price(_message.Message):
     per_slot_hour: float
     currency: str
     def __init__(self, per_slot_hour: _Optional[float] = ..., currency: _Optional[str] = ...) -> None: ...
+
+class PoolCount(_message.Message):
+    __slots__ = ("name", "properties", "slots", "min", "max", "target", "ready", "starting", "leaving", "problem", "price_per_hour", "cost_today", "autoscaler_away")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PROPERTIES_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    MIN_FIELD_NUMBER: _ClassVar[int]
+    MAX_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    STARTING_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    PRICE_PER_HOUR_FIELD_NUMBER: _ClassVar[int]
+    COST_TODAY_FIELD_NUMBER: _ClassVar[int]
+    AUTOSCALER_AWAY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    properties: _containers.RepeatedCompositeFieldContainer[_remote_execution_pb2.Platform.Property]
+    slots: int
+    min: int
+    max: int
+    target: int
+    ready: int
+    starting: int
+    leaving: int
+    problem: str
+    price_per_hour: float
+    cost_today: float
+    autoscaler_away: bool
+    def __init__(self, name: _Optional[str] = ..., properties: _Optional[_Iterable[_Union[_remote_execution_pb2.Platform.Property, _Mapping[str, object]]]] = ..., slots: _Optional[int] = ..., min: _Optional[int] = ..., max: _Optional[int] = ..., target: _Optional[int] = ..., ready: _Optional[int] = ..., starting: _Optional[int] = ..., leaving: _Optional[int] = ..., problem: _Optional[str] = ..., price_per_hour: _Optional[float] = ..., cost_today: _Optional[float] = ..., autoscaler_away: _Optional[bool] = ...) -> None: ...
 
 class FindOperationsRequest(_message.Message):
     __slots__ = ("instances", "tenant", "user", "invocation", "stages", "page_size", "page_token")
