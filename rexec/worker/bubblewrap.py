@@ -24,10 +24,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Final
 
+import structlog
+
 from cas.errors import FailedPrecondition, MalformedRequest
 from rexec.worker.bubblewrap_settings import BubblewrapSettings, RootKind
 from rexec.worker.chroot import place_in
 from rexec.worker.command import Invocation, invocation
+from rexec.worker.etc_copy import ETC, LIVE, TooMuch, copy_etc
 from rexec.worker.inputs import working_directory
 from rexec.worker.isolation import ISOLATION_PROPERTY, CannotIsolate, Confinable, Confined, Start
 from rexec.worker.mounts import TMP, inputs_root, machine_mounts, machine_root, mount_points
@@ -35,6 +38,8 @@ from rexec.worker.paths import inside
 from rexec.worker.settings import IsolationKind
 from rexec.worker.verdict import WorkerFault
 from rexec.worker.wishes import ANY_VALUE, GROUP_PROPERTY, NETWORK_PROPERTY, ROOT_PROPERTY, USER_PROPERTY, Wishes
+
+_log = structlog.get_logger()
 
 _MAX_ARGUMENTS: Final = 9_000
 """What bwrap takes, its own options included."""
@@ -52,12 +57,16 @@ _NEED_NAMESPACES: Final = (
 class Bubblewrap:
     """The isolation `bubblewrap` of one agent."""
 
-    def __init__(self, settings: BubblewrapSettings, hidden: Sequence[str], program: str = "bwrap") -> None:
+    def __init__(
+        self, settings: BubblewrapSettings, hidden: Sequence[str], program: str = "bwrap", etc_copy: str = ""
+    ) -> None:
         """`hidden` are directories of the agent: no action sees more of them than what is its own. `program` is looked up in
-        the agent's PATH."""
+        the agent's PATH. `etc_copy` is where `prepare` puts a copy of what is seen of /etc; empty: nowhere."""
         self._settings = settings
-        hidden = [os.path.realpath(path) for path in hidden]
-        self._machine = machine_mounts([*settings.system_paths, *settings.readable], hidden)
+        self._hidden = [os.path.realpath(path) for path in hidden]
+        self._etc_copy = etc_copy and os.path.realpath(etc_copy)
+        self._machine = machine_mounts([*settings.system_paths, *settings.readable], self._hidden)
+        self._machine_with_network = self._machine
         self._program = shutil.which(program) or program
         self._can_disable_namespaces = False
 
@@ -89,6 +98,22 @@ class Bubblewrap:
             said = tried.stderr.strip()[-500:] or f"it ended with {tried.returncode}"
             raise CannotIsolate(f"{self._program} cannot isolate on this machine: {said}. {_NEED_NAMESPACES}")
 
+    def prepare(self) -> None:
+        settings = self._settings
+        in_etc = [path for path in settings.system_paths if path.startswith(f"{ETC}/")]
+        if not self._etc_copy or not in_etc or ETC in (*settings.system_paths, *settings.readable):
+            return
+        more = [path for path in settings.readable if path.startswith(f"{ETC}/")]
+        try:
+            copy_etc(in_etc, more, self._etc_copy)
+        except (OSError, TooMuch) as reason:
+            _log.warning("actions start slower: what they see of /etc cannot be copied", reason=str(reason))
+            return
+        others = [*(path for path in settings.system_paths if path not in in_etc), *settings.readable]
+        self._machine = machine_mounts(others, self._hidden, self._etc_copy)
+        live = [path for path in LIVE if path in in_etc and os.path.isfile(self._etc_copy + path.removeprefix(ETC))]
+        self._machine_with_network = machine_mounts([*others, *live], self._hidden, self._etc_copy)
+
     def confine(self, action: Confinable) -> AbstractContextManager[Confined]:
         wishes = Wishes.of(action.platform, self._settings.root, allow_network=self._settings.allow_network)
         return self._confined(action, wishes)
@@ -105,7 +130,8 @@ class Bubblewrap:
             else:
                 directory = working_directory(action.command, root)
                 started = invocation(action.command, directory, action.environment, TMP)
-                mounts = machine_root(self._machine, root, tmp)
+                machine = self._machine_with_network if wishes.network else self._machine
+                mounts = machine_root(machine, root, tmp)
                 user = os.geteuid() if wishes.user is None else wishes.user
                 group = os.getegid() if wishes.group is None else wishes.group
             told, asked = _unnamed_file(stack), _unnamed_file(stack)

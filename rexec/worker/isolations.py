@@ -17,4 +17,4 @@ def isolation_of(settings: WorkerSettings) -> Isolation:
         case IsolationKind.LANDLOCK:
             return LandlockIsolation(settings.landlock, own)
         case IsolationKind.BUBBLEWRAP:
-            return Bubblewrap(settings.bubblewrap, own)
+            return Bubblewrap(settings.bubblewrap, own, etc_copy=settings.work_dir and f"{settings.work_dir}/etc")

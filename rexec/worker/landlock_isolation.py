@@ -107,6 +107,9 @@ class LandlockIsolation:
             "actions are restricted", landlock=abi, sockets=sockets.value, audit=self._settings.audit, not_denied=gaps
         )
 
+    def prepare(self) -> None:
+        """All was made when it was tried out."""
+
     @contextmanager
     def confine(self, action: Confinable) -> Iterator[Confined]:
         attempts: list[UndeclaredReads] = []

@@ -22,6 +22,7 @@ from typing import Final
 
 from cas.digest import Digest
 from cas.errors import FailedPrecondition
+from rexec.worker.etc_copy import ETC, LIVE
 from rexec.worker.inputs import Inputs
 
 TMP: Final = "/tmp"
@@ -29,23 +30,22 @@ TMP: Final = "/tmp"
 
 _MOUNT_POINTS: Final = ("dev", "proc", "tmp")
 
-_RESOLVER: Final = "/etc/resolv.conf"
-"""Mostly a link to where no action sees anything."""
-
 _MAX_MARKED: Final = 64
 """bwrap reads the list of all mounts for each mount, so a thousand would take seconds."""
 
 _READ_ONLY_PROPERTY: Final = "SubtreeReadOnly"
 
 
-def machine_mounts(machine_paths: Iterable[str], hidden: Iterable[str]) -> list[str]:
+def machine_mounts(machine_paths: Iterable[str], hidden: Iterable[str], etc: str = "") -> list[str]:
     """What `machine_root` shows of the machine, for every action: the paths as they are now, and nothing of the directories
-    `hidden`, even where a machine path holds them."""
-    options: list[str] = []
+    `hidden`, even where a machine path holds them. `etc` is a directory that is to be /etc; in there it has places for what is
+    mounted below, and symlinks itself."""
+    options = ["--ro-bind", etc, ETC] if etc else []
     paths = sorted(set(machine_paths))  # a directory before what is in it
     for path in paths:
-        if os.path.islink(path) and path != _RESOLVER:
-            options += ["--symlink", os.readlink(path), path]
+        if os.path.islink(path) and path not in LIVE:
+            if not etc or not path.startswith(f"{ETC}/"):
+                options += ["--symlink", os.readlink(path), path]
         elif os.path.exists(path):
             options += ["--ro-bind", os.path.realpath(path), path]
     shown = [os.path.realpath(path) for path in paths]

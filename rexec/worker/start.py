@@ -106,6 +106,7 @@ async def open_agent(
     try:
         with _usable(workspace.path, "--work-dir, or [worker] work_dir"):
             await asyncio.to_thread(workspace.claim)
+            await asyncio.to_thread(isolation.prepare)
         cache_dir = settings.cache_dir or f"{workspace.path}/cache"
         with _usable(cache_dir, "--cache-dir, or [worker] cache_dir"):
             files = FileCache(BlobFiles(cache_dir), settings.cache_max_bytes)

@@ -4,6 +4,7 @@
     <work_dir>/sessions   the sessions of the actions started, for the next agent if this one is killed
     <work_dir>/w/3/       a room: root/ is the input root, tmp/ is TMPDIR, stdout and stderr if they are long
     <work_dir>/trash/     rooms that are done with, deleted in the background
+    <work_dir>/etc/       what actions in bubblewrap see of /etc
     <work_dir>/programs.json  digests of the compilers of this machine, so that they need not be read at every start
     <work_dir>/cache/     the file cache, unless it is elsewhere
 

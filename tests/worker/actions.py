@@ -154,6 +154,7 @@ async def make_context(work_dir: Path, store: MemoryStore, **changes: Any) -> Ac
     isolation.require()
     workspace = Workspace(settings.work_dir)
     workspace.claim()
+    isolation.prepare()
     files = FileCache(BlobFiles(f"{workspace.path}/cache"), settings.cache_max_bytes)
     await files.adopt()
     processes = Processes()

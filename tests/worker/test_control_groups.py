@@ -263,7 +263,8 @@ async def test_an_action_that_is_over_at_once_needs_no_group(tree: GroupTree, ot
     bound.began(other)
     await bound.ended()
     assert not bound.left()
-    assert tree.actions() == tree.limits == []
+    assert not tree.actions()
+    assert not tree.limits
 
 
 async def test_the_bound_is_what_the_action_asked_for_and_none_where_there_is_memory(
