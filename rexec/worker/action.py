@@ -205,7 +205,7 @@ class LeasedAction:
         def layout() -> Layout | None:
             files, scrap = context.files.files, context.workspace.scrap
             made = lay_out(inputs, command, room.root, files, hold.bundles, before, scrap, copied=copied)
-            hold.look_before()
+            hold.look()
             return made
 
         try:

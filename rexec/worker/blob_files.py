@@ -4,9 +4,9 @@
     <root>/<function>/<first two characters>/<hash>_x    the same bytes to be executed, mode 0555
 
 Two files, because a mode belongs to the file and not to the name: a hard link cannot be executable here and not there.
-Each has the same fixed modification time. That makes actions see the same times everywhere, and it tells cheaply whether a
-file was written to since (`is_intact`): a hard link shares its bytes with the cache, and a worker that runs as root, or an
-action that first changes the mode of its own file, is not stopped by mode 0444.
+Each has the same fixed modification time. That makes actions see the same times everywhere, and it mostly tells whether a
+file was written to since (`is_intact`; `guard` knows more): a hard link shares its bytes with the cache, and a worker that runs
+as root, or an action that first changes the mode of its own file, is not stopped by mode 0444.
 
 Everything here blocks and is called in threads, in steps of a batch or of 1 MiB. Nothing is flushed to the disk: a file is
 trusted only within the boot of the machine that wrote it (see `open_root`).
@@ -156,6 +156,17 @@ class BlobFiles:
             return _is_intact(os.stat(self.path(key), follow_symlinks=False), key)
         except OSError:
             return False
+
+    def is_right(self, key: FileKey) -> bool:
+        """Whether the file holds the bytes of its digest; reads them all."""
+        actual = hasher(key.digest.function, key.digest.size_bytes)
+        try:
+            with open(self.path(key), "rb") as file:
+                while piece := file.read(_PIECE_BYTES):
+                    actual.update(piece)
+        except OSError:
+            return False
+        return actual.hexdigest() == key.digest.hash
 
     def remove(self, key: FileKey) -> None:
         """Delete the name; actions that have a link keep theirs."""

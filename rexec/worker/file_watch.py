@@ -75,8 +75,9 @@ class FileWatch:
             self._watches.remove(watch)
             _libc.inotify_rm_watch(self._fd, watch)
 
-    def touched(self) -> Iterator[int]:
-        """The watches of what was touched since the last call, maybe several times, and OVERFLOWN."""
+    def touched(self) -> Iterator[tuple[int, bool]]:
+        """The watches of what was touched since the last call, maybe several times, each with whether it may have been written
+        to; and OVERFLOWN."""
         if self._fd < 0:
             return
         while True:
@@ -88,9 +89,9 @@ class FileWatch:
                 if length:  # names come with watches on directories, of which there are none
                     raise AssertionError(f"inotify told {length} bytes of a name, expected none")
                 if mask & _OVERFLOW:
-                    yield OVERFLOWN
+                    yield OVERFLOWN, True
                 elif not mask & _IGNORED:  # which is the end of a watch
-                    yield watch
+                    yield watch, bool(mask & (_MODIFY | _CLOSE_WRITE))
             if len(told) < _READ_BYTES - _EVENT.size:
                 return
 
@@ -102,11 +103,12 @@ class FileWatch:
                 Path(path).write_bytes(b"")
                 watch = self.add(path)
                 os.link(path, link)
-                seen = [self._tells(watch)]
+                seen = [list(self.touched()) == [(watch, False)]]
                 Path(link).write_bytes(b"x")
-                seen.append(self._tells(watch))
+                seen.append((watch, True) in list(self.touched()))
                 os.chmod(link, 0o444)
-                seen.append(self._tells(watch))
+                seen.append(list(self.touched()) == [(watch, False)])
+                self.remove(watch)
             finally:
                 for name in (path, link):
                     with suppress(FileNotFoundError):
@@ -114,9 +116,6 @@ class FileWatch:
         except OSError:
             return False
         return watch >= 0 and all(seen)
-
-    def _tells(self, watch: int) -> bool:
-        return watch in list(self.touched())
 
 
 def _share() -> int:

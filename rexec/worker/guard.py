@@ -3,16 +3,17 @@
 A hard link shares its bytes and its mode with the cache. A worker that runs as root, and an action that first changes the mode
 of its own file, are not stopped by mode 0444. So no file is taken to be intact after an action without evidence:
 
-- A file without a watch gets one, and only then it is looked at (`BlobFiles.is_intact`). A change before the look is seen by it,
-  one after it is told.
-- A file with a watch was seen intact in this `round`. Nothing was told since, or it is looked at again.
+- A file without a watch gets one before the first action begins that has it, and only then it is looked at
+  (`BlobFiles.is_intact`). A change before the look is seen by it, one after it is told.
+- A file with a watch was seen intact in this `round`. Nothing was told since, or it is looked at again. If it may have been
+  written to, its bytes are read: `cp -p` gives a file the time of another, and the size may be the same.
 - When the kernel drops events, a new round begins: each file is looked at again before the next result is trusted.
-- A file that gets no watch is looked at after every action.
+- A file that gets no watch is looked at before and after every action.
 
 What is told is mostly harmless: links that come and go, of the rooms that the worker itself makes. It costs a look.
 
 An action's processes are dead before its inputs are looked at, so what they did is told by then. What they left to others that
-write later (a descriptor given away) is found before the next action begins (`late`).
+write later (a descriptor given away) is found before the next action begins.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from rexec.worker.file_watch import OVERFLOWN, FileWatch
 
 
 class Guard:
-    """Of all files of one cache. `look` and `late` block and are called in threads, the rest on the event loop."""
+    """Of all files of one cache. `open` and `look` block and are called in threads, the rest on the event loop."""
 
     def __init__(self, files: BlobFiles, watch: FileWatch | None = None) -> None:
         self._files = files
@@ -50,10 +51,6 @@ class Guard:
                 if bundle.seen != self._round:
                     self._look_at(bundle)
 
-    def late(self, bundles: Iterable[Bundle]) -> None:
-        """The same before an action begins: files that no action has had yet are left for later."""
-        self.look(bundle for bundle in bundles if bundle.seen != NEVER)
-
     def found(self) -> list[CachedFile]:
         """The changed files that were not told of yet; each is told once."""
         changed = []
@@ -70,16 +67,16 @@ class Guard:
                 self._watch.remove(watch)
 
     def _hear(self) -> None:
-        touched: dict[CachedFile, None] = {}
-        for watch in self._watch.touched():
+        touched: dict[CachedFile, bool] = {}
+        for watch, may_be_written in self._watch.touched():
             if watch == OVERFLOWN:
                 self._round += 1
             else:
                 file = self._by_watch.get(watch)
                 if file is not None:
-                    touched[file] = None
-        for file in touched:
-            if not self._is_intact(file):
+                    touched[file] = may_be_written or touched.get(file, False)
+        for file, may_be_written in touched.items():
+            if not self._is_intact(file) or (may_be_written and not self._files.is_right(file.key)):
                 self._found.append(file)
 
     def _look_at(self, bundle: Bundle) -> None:

@@ -47,12 +47,9 @@ class Hold:
         }
 
     def look(self) -> None:
-        """Find what an action that has ended has changed. Blocks; `forget` draws the conclusions."""
+        """Find which of the files were changed: before the action begins, from when on they are watched, and when it has ended.
+        Blocks; `forget` draws the conclusions."""
         self._cache.guard.look(self.bundles.values())
-
-    def look_before(self) -> None:
-        """The same before the action begins, for what could not be found until now: a few microseconds."""
-        self._cache.guard.late(self.bundles.values())
 
     def forget(self, changed: Iterable[FileKey] = ()) -> int:
         """Drop all files that were found changed, and `changed` of these. Returns how many files of this hold have been

@@ -175,7 +175,7 @@ class _Work:
         self._scrap = scrap
         known = before.bundles
         self._is_stale = not all(
-            [known.get(name, bundle) is bundle or known[name].is_like(bundle) for name, bundle in self._bundles.items()]
+            known.get(name, bundle) is bundle or known[name].is_like(bundle) for name, bundle in self._bundles.items()
         )
         return self._walk(before.root, root)
 

@@ -154,6 +154,28 @@ async def test_36_a_file_that_is_changed_in_place_is_not_used_again(worker: Work
 
 
 @pytest.mark.usefixtures("times")
+@pytest.mark.parametrize("link", ["out", "$TMPDIR/out", "include/deep/out"])
+async def test_36_a_file_that_is_changed_through_a_link_of_the_action_is_not_used_again(
+    worker: Worker, link: str
+) -> None:
+    for _ in range(2):  # by then nothing is looked at of which nothing is told
+        await worker.sh("true", inputs=BASE)
+    spoil = f"ln include/1.h {link}; chmod u+w {link}; echo evil > {link}; rm -f {link}"
+    assert (await worker.sh(spoil, inputs=BASE)).action_result.exit_code == 0
+    assert len(worker.context.kept) == 0
+    assert await worker.stdout(await worker.sh("cat include/1.h", inputs=BASE)) == "header 1\n"
+
+
+@pytest.mark.usefixtures("times")
+async def test_36_a_file_that_is_overwritten_with_one_of_equal_size_time_and_mode_is_not_used_again(
+    worker: Worker,
+) -> None:
+    spoil = "cp -p include/2.h t; chmod u+w include/1.h; cp -p t include/1.h; rm -f t"
+    assert (await worker.sh(spoil, inputs=BASE)).action_result.exit_code == 0
+    assert await worker.stdout(await worker.sh("cat include/1.h", inputs=BASE)) == "header 1\n"
+
+
+@pytest.mark.usefixtures("times")
 async def test_36_a_file_that_is_changed_through_another_room_is_made_anew_in_those_that_are_kept(
     worker: Worker, fresh: Worker
 ) -> None:
