@@ -68,10 +68,13 @@ async def work(server: str, config: Config) -> None:
 
 
 def _placed(settings: WorkerSettings) -> WorkerSettings:
-    """The settings with a work directory: a place of the user's own unless one was given."""
-    if settings.work_dir:
-        chosen = Path(settings.work_dir).expanduser().absolute()
-    else:
-        state_home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state").absolute()
-        chosen = state_home / "rexec-worker"
+    """The settings with a work directory: a place of the user's own unless one was given. Raises CannotWork."""
+    try:
+        if settings.work_dir:
+            chosen = Path(settings.work_dir).expanduser().absolute()
+        else:
+            state_home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state").absolute()
+            chosen = state_home / "rexec-worker"
+    except RuntimeError as error:  # the user has no entry in /etc/passwd, and HOME is not set
+        raise CannotWork(f"user {os.getuid()} has no home directory here; name one with --work-dir") from error
     return msgspec.structs.replace(settings, work_dir=str(chosen))

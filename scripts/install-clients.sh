@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the real clients that integration/ and bench/ drive: Debian's Bazel with its rules, a C++ compiler, a JDK,
-# rustc, BuildStream with its casd, moon, and for TLS Bazel 2.1 and the netty that Debian's Bazel lacks. Idempotent: says so
-# and ends within a second when everything is there.
+# rustc, BuildStream with its casd, moon, and for TLS Bazel 2.1 and the netty that Debian's Bazel lacks; and root file systems of
+# three releases of Debian that workers run in. Idempotent: says so and ends within a second when everything is there.
 # What does not come from apt goes below .clients/ in the checkout. Works as root or through sudo.
 set -euo pipefail
 
@@ -19,6 +19,8 @@ packages=(
     bubblewrap busybox-static libfuse3-3 python3-venv
     # moon wants its workspace to be a repository.
     git
+    # Root file systems for workers, and the program that starts them there (bundles are stripped).
+    debootstrap musl libc6-dev binutils
 )
 
 say() { printf 'install-clients: %s\n' "$*"; }
@@ -135,6 +137,29 @@ install_netty() {
     : >"$place/complete-$netty_version"
 }
 
+# A root file system of a release of Debian, without Python. With `unpacked` what is required is there but not configured, which is
+# enough to have an older or newer C library, and takes a quarter of the time.
+install_root() {
+    local release="$1" how="$2" root="$clients/roots/$1" mirror options=(--variant=minbase)
+    if [ -e "$root.complete" ]; then
+        say "root file system of $release: present"
+        return
+    fi
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' 'Component: main' | head -n 1)
+    [ -n "$mirror" ] || fail "the sources of apt name no mirror of Debian to take a root file system of $release from"
+    say "root file system of $release: installing below .clients/roots (about half a minute)"
+    mkdir -p "$clients/roots"
+    as_root rm -rf --one-file-system "$root"
+    [ "$how" = unpacked ] && options+=(--foreign)
+    # In a mount namespace of its own, so that nothing stays mounted below $root, whatever happens.
+    as_root unshare --mount debootstrap "${options[@]}" "$release" "$root" "$mirror" >"$root.log" 2>&1 || {
+        tail -n 20 "$root.log" >&2
+        fail "debootstrap could not make a root file system of $release"
+    }
+    as_root sh -c "rm -rf --one-file-system '$root/debootstrap' '$root'/var/cache/apt/archives/*.deb '$root'/var/lib/apt/lists/*"
+    : >"$root.complete"
+}
+
 # Any npm will do; Debian's comes with 300 packages, so it is installed only where there is none. The same with mvn.
 command -v npm >/dev/null || packages+=(npm)
 command -v mvn >/dev/null || packages+=(maven)
@@ -144,4 +169,7 @@ install_buildstream
 install_moon
 install_bazel
 install_netty
+install_root bookworm configured
+install_root bullseye unpacked
+install_root trixie unpacked
 say "all clients are installed"

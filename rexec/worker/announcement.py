@@ -14,7 +14,6 @@ has it, where without any such announcement it is refused.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
