@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -19,6 +20,7 @@ from cas.config import StoreSettings, parse_bytes
 from cas.connection_settings import ConnectionSettings
 from rexec.address import channel_target, host_and_port
 from rexec.auth.settings import AuthSettings
+from rexec.autoscale.settings import LARGEST_POOL, AutoscaleSettings, PoolKind
 from rexec.complaint import complaint
 from rexec.frontend_settings import FrontendSettings
 from rexec.scheduler.settings import SchedulerSettings
@@ -27,6 +29,11 @@ from rexec.worker.settings import MAX_SLOTS, WorkerSettings
 
 MAX_PROCESSES = 256
 """More than any machine has use for; each takes some 60 MB."""
+
+LOCAL_POOL: Final = "local"
+"""The pool that `workers` is about; [[autoscale.pools]] of that name and kind has its other options."""
+
+_RANGE: Final = re.compile(r"([0-9]{1,6})\.\.([0-9]{1,6})")
 
 
 class ConfigError(Exception):
@@ -76,7 +83,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Where blobs, action results and the local worker's files live. Empty: $XDG_STATE_HOME/rexec, else
     ~/.local/state/rexec."""
     slots: int | None = None
-    """Actions that the local workers of `rexec serve` run at once. 0: no local worker. Unset: [worker] slots."""
+    """Actions that the local worker of `rexec serve` runs at once. 0: no local worker. Unset: [worker] slots. With `workers`: of
+    each of them, unset 1."""
+    workers: str = ""
+    """"MIN..MAX", such as "0..8": `rexec serve` starts and ends so many worker processes on this machine as there is work for.
+    Empty: one worker that is always there, and has all slots."""
     processes: int = 1
     """Processes of `rexec serve` that answer clients, behind one port. 1: one process does everything but run actions. More:
     one keeps the queue and the store, and so many beside it use the other cores."""
@@ -88,6 +99,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     scheduler: SchedulerSettings = SchedulerSettings()
     frontend: FrontendSettings = FrontendSettings()
     worker: WorkerSettings = msgspec.field(default_factory=WorkerSettings)
+    autoscale: AutoscaleSettings = AutoscaleSettings()
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming them."""
@@ -95,6 +107,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ValueError(f"slots is {self.slots}, expected 0 to {MAX_SLOTS}")
         if not 1 <= self.processes <= MAX_PROCESSES:
             raise ValueError(f"processes is {self.processes}, expected 1 to {MAX_PROCESSES}")
+        if self.workers:
+            least, most = self.worker_range
+            if not (0 <= least <= most and 1 <= most <= LARGEST_POOL):
+                raise ValueError(f"workers is {self.workers!r}, expected MIN..MAX with 1 to {LARGEST_POOL} as MAX")
+            if self.slots == 0:
+                raise ValueError("slots is 0, expected 1 or more: it is what each of the `workers` runs at once")
+            other = next((pool for pool in self.autoscale.pools if pool.name == LOCAL_POOL), None)
+            if other is not None and other.kind is not PoolKind.LOCAL:
+                raise ValueError("workers is set, expected the pool 'local' of autoscale.pools to have kind = 'local'")
         if self.local_slots > self.scheduler.max_slots:
             raise ValueError(
                 f"slots is {self.local_slots}, expected at most scheduler.max_slots, {self.scheduler.max_slots}"
@@ -106,8 +127,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def local_slots(self) -> int:
-        """Actions that this machine runs at once for `rexec serve`."""
+        """Actions that the one local worker of `rexec serve` runs at once; 0 if there is none, or pools of them instead."""
+        if self.workers or (self.slots is None and any(pool.kind is PoolKind.LOCAL for pool in self.autoscale.pools)):
+            return 0
         return self.worker.slots if self.slots is None else self.slots
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """The least and the most of `workers`. Raises ValueError."""
+        found = _RANGE.fullmatch(self.workers)
+        if found is None:
+            raise ValueError(f"workers is {self.workers[:80]!r}, expected MIN..MAX, such as '0..8'")
+        return int(found[1]), int(found[2])
 
     @property
     def state_path(self) -> Path:
@@ -156,6 +187,8 @@ def _sized(value: Any, place: str) -> Any:
     """`value` with the texts of sizes turned to numbers. TOML's nan and inf are refused: no clock can wait for them."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(complaint(f"{value} is not a number that can be used - at `{place}`", Config))
+    if isinstance(value, list):
+        return [_sized(item, f"{place}[{number}]") for number, item in enumerate(value)]
     if not isinstance(value, dict):
         return value
     sized = {}

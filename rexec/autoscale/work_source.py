@@ -17,6 +17,6 @@ class WorkSource(Protocol):
         ...
 
     async def tell(self, message: autoscaling_pb2.FromAutoscaler) -> None:
-        """Tell the scheduler. Of one that is away the latest Pools are kept until it is back; workers to be drained are forgotten,
-        because by then others may be the ones without work. Raises nothing."""
+        """Tell the scheduler. Of one that is away the latest Pools are kept until it is back; workers to be drained are
+        forgotten, because by then others may be the ones without work. Raises nothing."""
         ...
