@@ -7,9 +7,9 @@ neither the agent nor other actions, so it can signal none of them.
 bwrap starts with an empty environment and is told the command's as options: variables like LD_PRELOAD would else be obeyed by
 bwrap, outside of the sandbox.
 
-What differs from a plain process: PWD is set to the working directory; a command that dies of signal n shows as exit code
-128 + n, as from a shell, so what killed it is not known for certain; and the arguments and three times the variables may be no
-more than 9,000.
+What differs from a plain process: PWD is set to the working directory; a command that dies of signal n is told of in the same
+words, but so is one that exits with 128 + n, because bwrap passes on no more, and so SIGKILL and SIGTERM are no proof that
+somebody outside has ended it; and the arguments and three times the variables may be no more than 9,000.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rexec.worker.command import Invocation, invocation
 from rexec.worker.etc_copy import ETC, LIVE, TooMuch, copy_etc
 from rexec.worker.inputs import working_directory
 from rexec.worker.isolation import ISOLATION_PROPERTY, CannotIsolate, Confinable, Confined, Start
-from rexec.worker.mounts import TMP, inputs_root, machine_mounts, machine_root, mount_points
+from rexec.worker.mounts import TMP, has_outputs_in_tmp, inputs_root, machine_mounts, machine_root, mount_points
 from rexec.worker.paths import inside
 from rexec.worker.settings import IsolationKind
 from rexec.worker.verdict import WorkerFault
@@ -124,8 +124,10 @@ class Bubblewrap:
         with ExitStack() as stack:
             if wishes.root is RootKind.INPUTS:
                 started = _invocation_inside(action, root)
+                if has_outputs_in_tmp(action.command, root):
+                    tmp = f"{root}{TMP}"
+                stack.enter_context(mount_points(root, kept=tmp))
                 mounts = inputs_root(action.inputs, root, tmp)
-                stack.enter_context(mount_points(root))
                 user, group = wishes.user or 0, wishes.group or 0
             else:
                 directory = working_directory(action.command, root)

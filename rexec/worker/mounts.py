@@ -22,8 +22,11 @@ from typing import Final
 
 from cas.digest import Digest
 from cas.errors import FailedPrecondition
+from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+from rexec.worker.chroot import place_in
 from rexec.worker.etc_copy import ETC, LIVE
 from rexec.worker.inputs import Inputs
+from rexec.worker.paths import inside
 
 TMP: Final = "/tmp"
 """Where the action finds its temporary directory."""
@@ -64,16 +67,28 @@ def machine_root(machine: Iterable[str], root: str, tmp: str) -> list[str]:
 
 
 def inputs_root(inputs: Inputs, root: str, tmp: str) -> list[str]:
-    """The options for `inputs`; to be used within `mount_points`."""
+    """The options for `inputs`; to be used within `mount_points`. `tmp` is what is to be /tmp."""
     options = ["--bind", root, "/"]
     for path, is_read_only in _marked(inputs):
         options += ["--ro-bind" if is_read_only else "--bind", f"{root}{path}", path or "/"]
     return [*options, "--proc", "/proc", "--dev", "/dev", "--bind", tmp, TMP]
 
 
+def has_outputs_in_tmp(command: re_pb2.Command, root: str) -> bool:
+    """Whether an output is /tmp or below it, with the input root as /; symlinks among the inputs may lead there. Raises
+    MalformedRequest for an output outside of the input root, FailedPrecondition for symlinks in a circle."""
+    outputs = command.output_paths or [*command.output_files, *command.output_directories]
+    for path in outputs:
+        inner = inside(command.working_directory, path)
+        place = place_in(root, f"/{os.path.dirname(inner)}").removeprefix(root)
+        if f"{place.rstrip('/')}/{os.path.basename(inner)}/".startswith(f"{TMP}/"):
+            return True
+    return False
+
+
 @contextmanager
-def mount_points(root: str) -> Iterator[None]:
-    """Have directories in the input root to mount on, and remove afterwards those that were missing.
+def mount_points(root: str, kept: str = "") -> Iterator[None]:
+    """Have directories in the input root to mount on, and remove afterwards those that were missing, but for `kept`.
 
     Raises FailedPrecondition if something else is there: a symlink could lead out of the input root.
     """
@@ -92,7 +107,7 @@ def mount_points(root: str) -> Iterator[None]:
                 made.append(path)
         yield
     finally:
-        for path in made:
+        for path in set(made) - {kept}:
             # An action cannot put anything into it, but into what it may have moved there.
             with suppress(OSError):
                 os.rmdir(path)

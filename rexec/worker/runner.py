@@ -37,6 +37,12 @@ _T = TypeVar("_T")
 
 _GONE_SECONDS = 1.0
 
+_DEADLY = frozenset(signal.Signals) - {
+    signal.SIGCHLD, signal.SIGCONT, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGURG,
+    signal.SIGWINCH,
+}  # fmt: skip
+"""Signals that a process dies of that does not handle them (signal(7))."""
+
 _LAST_BYTES = 4096
 """Of the standard error, shown to the isolation: enough for what a program that could not start says."""
 
@@ -49,6 +55,9 @@ class Exit:
     """As a shell reports it: 128 + n after signal n."""
     signal_number: int
     """The signal that the first process died of, 0 if it exited."""
+    told_signal: int
+    """The same of a command that the first process only waited for: what the exit code it gave says, for people. That a command
+    itself exited with 128 + n looks the same."""
     timed_out: bool
     wall_seconds: float
     usage: Usage
@@ -62,13 +71,14 @@ class Exit:
             return self.excess.message
         if self.exit_code == 128 + signal.SIGXFSZ:  # of the first process, or a shell tells of another
             return "killed by signal 25 (SIGXFSZ): a file would have become larger than [worker] file_max_bytes"
-        if not self.signal_number:
+        number = self.signal_number or self.told_signal
+        if not number:
             return ""
         try:
-            name = f" ({signal.Signals(self.signal_number).name})"
+            name = f" ({signal.Signals(number).name})"
         except ValueError:
             name = ""
-        return f"killed by signal {self.signal_number}{name}"
+        return f"killed by signal {number}{name}"
 
 
 class Runner:
@@ -164,6 +174,7 @@ class Runner:
         return Exit(
             exit_code=128 - code if code < 0 else code,
             signal_number=-code if code < 0 else 0,
+            told_signal=code - 128 if confined.is_watched and code - 128 in _DEADLY else 0,
             timed_out=timed_out,
             wall_seconds=ended - started,
             usage=Usage.of(usage, seen_memory_bytes, action.orphans_usage),

@@ -250,7 +250,16 @@ async def test_an_input_cannot_be_written_through_and_one_that_was_opened_up_is_
 @pytest.mark.parametrize("name", ["SEGV", "ABRT", "KILL"])
 async def test_death_by_signal_is_told_as_a_shell_does(worker: Worker, name: str) -> None:
     finished = await worker.sh(f"kill -{name} $$")
-    assert finished.action_result.exit_code == 128 + getattr(signal, f"SIG{name}")
+    number = getattr(signal, f"SIG{name}")
+    assert (finished.status.code, finished.failure) == (0, NONE)
+    assert finished.action_result.exit_code == 128 + number
+    assert finished.message == f"killed by signal {number} (SIG{name})"
+
+
+@pytest.mark.parametrize("code", [1, 127, 128, 128 + signal.SIGCHLD, 255])
+async def test_an_exit_code_that_no_signal_has_is_told_of_as_none(worker: Worker, code: int) -> None:
+    finished = await worker.sh(f"exit {code}")
+    assert (finished.action_result.exit_code, finished.message) == (code, "")
 
 
 @pytest.mark.parametrize("script", ["exec sleep 100", "trap '' TERM; while :; do sleep 100; done"])
@@ -356,6 +365,28 @@ async def test_the_root_is_collected_without_what_was_mounted_there(
     assert ["kept"] in [[node.name for node in child.files] for child in tree.children]
     assert not any(node.name == "lost" for child in tree.children for node in child.files)
     context.workspace.close()
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["with a /tmp", "without"])
+@pytest.mark.parametrize("path", ["tmp/a/out", "../tmp/out", "var/tmp/out"])
+async def test_outputs_below_tmp_are_outputs(worker: Worker, system: dict[str, Any], there: bool, path: str) -> None:
+    inputs = {**system, "var": {"tmp": Link("../tmp")}, **({"tmp": {"in": b"i"}} if there else {})}
+    up = path.startswith("..")
+    finished = await worker.run(
+        "/bin/sh", "-c", f"ls /tmp; echo x > {path}; echo $TMPDIR; echo y > $TMPDIR/other",
+        inputs=inputs, output_paths=[path], working_directory="var" if up else "", platform=platform(FileSystemRoot="inputs"),
+    )  # fmt: skip
+    said = (await worker.stdout(finished)).split()
+    assert said == [*(["a"] if "/a/" in path else []), *(["in"] if there else []), "/tmp"]
+    assert await worker.outputs(finished) == {path: b"x\n"}
+
+
+async def test_an_empty_tmp_is_an_output_too_where_it_is_asked_for(worker: Worker, system: dict[str, Any]) -> None:
+    for inputs in (system, {**system, "tmp": {}}):
+        finished = await worker.run(
+            "/bin/true", inputs=inputs, output_paths=["tmp"], platform=platform(FileSystemRoot="inputs")
+        )
+        assert [found.path for found in finished.action_result.output_directories] == ["tmp"]
 
 
 @pytest.mark.parametrize("name", ["proc", "dev", "tmp"])

@@ -16,6 +16,10 @@ from rexec.worker.etc_copy import TooMuch, copy_etc
 from tests.worker.actions import Inputs, Worker, make_context
 
 
+PASSWD = Path("/etc/passwd").read_text()
+HOSTS = Path("/etc/hosts").read_text()
+
+
 @pytest.fixture
 def etc(tmp_path: Path) -> Path:
     made = tmp_path / "etc"
@@ -80,6 +84,17 @@ def test_more_than_programs_need_is_not_copied(
         copied(etc, tmp_path / "copy", "passwd", "ssl/certs")
 
 
+def text_of(path: Path) -> str:
+    return path.read_text()
+
+
+def replace(path: Path, before: str, after: str) -> None:
+    path.touch()
+    assert path.read_text() == before
+    path.chmod(0o644)
+    path.write_text(after)
+
+
 async def test_actions_see_the_copy_and_what_is_declared_beside_it(tmp_path: Path, store: MemoryStore) -> None:
     settings = BubblewrapSettings(readable=("/etc/shadow", "/etc/ssl"))
     context = await make_context(tmp_path / "work", store, isolation="bubblewrap", bubblewrap=settings)
@@ -88,12 +103,12 @@ async def test_actions_see_the_copy_and_what_is_declared_beside_it(tmp_path: Pat
         mounts = await worker.sh("grep -c ' /etc' /proc/self/mountinfo; cat /etc/passwd; ls /etc | wc -l; ls /etc/ssl")
         count, *rest = (await worker.stdout(mounts)).splitlines()
         assert int(count) == 3
-        assert "\n".join(rest).startswith(Path("/etc/passwd").read_text().strip())
+        assert "\n".join(rest).startswith(PASSWD.strip())
         assert rest[-len(os.listdir("/etc/ssl")) :] == sorted(os.listdir("/etc/ssl"))
         written = await worker.sh("echo x >> /etc/passwd; touch /etc/new; chmod 777 /etc/passwd; exit 3")
         assert written.action_result.exit_code == 3
-        assert (tmp_path / "work/etc/passwd").read_text() == Path("/etc/passwd").read_text()
-        assert not (tmp_path / "work/etc/new").exists()
+        assert text_of(tmp_path / "work/etc/passwd") == PASSWD
+        assert "new" not in os.listdir(tmp_path / "work/etc")
     finally:
         context.workspace.close()
 
@@ -102,25 +117,22 @@ async def test_with_a_network_names_are_looked_up_as_the_machine_does_now(tmp_pa
     context = await make_context(tmp_path / "work", store, isolation="bubblewrap")
     worker = Worker(context, Inputs(store), tmp_path / "work")
     try:
-        copy = tmp_path / "work/etc/hosts"
-        assert copy.read_text() == Path("/etc/hosts").read_text()
-        copy.chmod(0o644)
-        copy.write_text("old\n")
+        replace(tmp_path / "work/etc/hosts", HOSTS, "old\n")
         network = re_pb2.Platform(properties=[re_pb2.Platform.Property(name="network", value="on")])
         assert await worker.stdout(await worker.sh("cat /etc/hosts")) == "old\n"
         live = await worker.sh("cat /etc/hosts", platform=network)
-        assert await worker.stdout(live) == Path("/etc/hosts").read_text()
+        assert await worker.stdout(live) == HOSTS
     finally:
         context.workspace.close()
 
 
 async def test_where_it_cannot_be_made_actions_see_the_same_all_the_same(tmp_path: Path, store: MemoryStore) -> None:
     context = await make_context(tmp_path / "work", store, isolation="bubblewrap")
-    (tmp_path / "a file").touch()
+    replace(tmp_path / "a file", "", "")
     isolation = Bubblewrap(BubblewrapSettings(), [str(tmp_path / "work")], etc_copy=str(tmp_path / "a file" / "etc"))
     isolation.require()
     isolation.prepare()
     context.isolation = isolation
     worker = Worker(context, Inputs(store), tmp_path / "work")
-    assert await worker.stdout(await worker.sh("cat /etc/passwd")) == Path("/etc/passwd").read_text()
+    assert await worker.stdout(await worker.sh("cat /etc/passwd")) == PASSWD
     context.workspace.close()
