@@ -18,6 +18,9 @@ from rexec.autoscale.view import Waiting
 UNKNOWN_SECONDS: Final = 10.0
 """Taken for each task if nothing at all is known: about what a test or a slow compilation takes."""
 
+LEAST_SECONDS: Final = 0.001
+"""No task is done sooner: its fetching and reporting take time, too."""
+
 LATEST: Final = 10.0
 """No estimate is taken to be wrong by more than this factor."""
 
@@ -27,7 +30,7 @@ def task_seconds(waiting: Waiting) -> float:
     expected = waiting.slot_seconds / max(1, waiting.slots)
     if not (expected > 0 and math.isfinite(expected)):
         return UNKNOWN_SECONDS * waiting.tasks
-    return expected
+    return max(expected, LEAST_SECONDS * waiting.tasks)
 
 
 def places(waiting: Waiting, target_wait_seconds: float, start_seconds: float) -> float:

@@ -70,7 +70,8 @@ class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     price_per_hour: float = 0.0
     """Of one worker. The cheapest pool that fits is used first."""
     max_cost_per_day: float = 0.0
-    """Once so much was spent since midnight UTC nothing is started until the next, beyond `min`. 0: no limit."""
+    """Once so much was spent since midnight UTC nothing is started until the next, not for `min` either; what runs goes on, and
+    `min` of it stay. 0: no limit."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming them."""
