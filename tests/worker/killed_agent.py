@@ -1,5 +1,6 @@
-"""`python -m tests.worker.killed_agent WORK_DIR PLACE`: an agent that runs one action with inputs and outputs, and kills itself
-with SIGKILL at the PLACE named, in the middle of what it does there; with "nowhere" it tells how the action ended and leaves.
+"""`python -m tests.worker.killed_agent WORK_DIR PLACE ISOLATION`: an agent that runs one action with inputs and outputs, and
+kills itself with SIGKILL at the PLACE named, in the middle of what it does there; with "nowhere" it tells how the action ended and
+leaves. All that the action starts has the variable MARK, with the work directory.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ import asyncio
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,7 +28,7 @@ from tests.worker.scheduler import Stream
 INPUTS = 20
 SCRIPT = "cat d/*; mkdir o; for i in 1 2 3; do echo output $i > o/$i; done; (setsid sleep 1000 &); exec tools/end"
 END_SCRIPT = """#!/bin/sh
-if [ "$KILL" = running ]; then setsid sleep 1001 & kill -9 $PPID; sleep 1002; fi
+if [ "$KILL" = running ]; then setsid sleep 1001 & echo > ready; sleep 1002; fi
 exit 5
 """
 
@@ -45,10 +48,17 @@ def killing_at(owner: Any, name: str, count: int) -> None:
     setattr(owner, name, counted)
 
 
+def kill_when_ready(work_dir: str) -> None:
+    """The action runs, and so does all that it has started."""
+    while not list(Path(work_dir).glob("w/*/root/ready")):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 PLACES: dict[str, Callable[[], None]] = {
     "fetching": lambda: killing_at(BlobFiles, "_rename", INPUTS // 2),
     "laying_out": lambda: killing_at(os, "link", INPUTS // 2),
-    "running": lambda: None,
+    "running": lambda: threading.Thread(target=kill_when_ready, args=sys.argv[1:2], daemon=True).start(),
     "collecting": lambda: killing_at(output_tree, "hasher", 2),
     "uploading": lambda: killing_at(MemoryStore, "write_many", 1),
     "cleaning_up": lambda: killing_at(KeptRooms, "keep", 1),
@@ -56,7 +66,7 @@ PLACES: dict[str, Callable[[], None]] = {
 }
 
 
-async def main(work_dir: str, place: str) -> None:
+async def main(work_dir: str, place: str, isolation: str) -> None:
     store = MemoryStore()
     stream = Stream()
 
@@ -69,7 +79,7 @@ async def main(work_dir: str, place: str) -> None:
         "d": {f"{number:02}": f"input {number}\n".encode() for number in range(INPUTS)},
         "tools": {"end": File(END_SCRIPT.encode(), True)},
     }
-    env = {"KILL": place, "PATH": os.environ["PATH"]}
+    env = {"KILL": place, "PATH": os.environ["PATH"], "MARK": work_dir}
     lease = await worker.lease("/bin/sh", "-c", SCRIPT, inputs=inputs, env=env, output_paths=["o"])
     PLACES[place]()
 
@@ -85,7 +95,7 @@ async def main(work_dir: str, place: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     scheduling = asyncio.create_task(schedule())
-    await run_agent(settings_for(Path(work_dir)), dial, lambda _instance: store)
+    await run_agent(settings_for(Path(work_dir), isolation=isolation), dial, lambda _instance: store)
     scheduling.cancel()
 
 

@@ -15,7 +15,6 @@ from rexec.worker.bubblewrap_settings import BubblewrapSettings
 from rexec.worker.etc_copy import TooMuch, copy_etc
 from tests.worker.actions import Inputs, Worker, make_context
 
-
 PASSWD = Path("/etc/passwd").read_text()
 HOSTS = Path("/etc/hosts").read_text()
 
