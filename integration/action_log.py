@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Final
 
 from integration.installation import Death, Role
 
@@ -20,6 +21,12 @@ REPORT_SECONDS = 2.0
 """In which a worker on a busy machine collects and uploads the outputs and is told that its result has been taken."""
 RECONNECT_SECONDS = 2.0
 """After the start of a frontend or scheduler, until all that were connected to it are again."""
+
+INIT: Final = 1
+"""The parent of a process whose parent has died."""
+
+ORPHAN_SECONDS: Final = 5.0
+"""How long a shell may take, on a busy machine, from its start to its first words."""
 
 
 @dataclass(slots=True)
@@ -58,7 +65,7 @@ def needless(runs: Sequence[Run], deaths: Sequence[Death]) -> list[str]:
     found = []
     for action, all_runs in by_action.items():
         for run, again in pairwise(all_runs):
-            died_at = killed_at.get(run.worker_pid)
+            died_at = _orphaned_at(run, deaths) if run.worker_pid == INIT else killed_at.get(run.worker_pid)
             story = f"{action} ran from {run.started_at:.2f} to {run.ended_at or 0:.2f} on {run.worker_pid}"
             story += f" and again from {again.started_at:.2f} on {again.worker_pid}"
             if died_at is None or died_at > again.started_at:
@@ -78,6 +85,14 @@ def longest_gap(runs: Sequence[Run], begin: float, end: float) -> float:
     first, last = max(before, default=begin), min(after, default=end)
     starts = sorted(run.started_at for run in runs if first <= run.started_at <= last)
     return max((later - earlier for earlier, later in pairwise(starts)), default=0.0)
+
+
+def _orphaned_at(run: Run, deaths: Sequence[Death]) -> float | None:
+    """When the worker of a run died whose shell was already an orphan when it asked for its parent: the last death of a worker
+    before, which must be a moment ago."""
+    before = [death.at for death in deaths if death.role is Role.WORKER and death.at <= run.started_at]
+    last = max(before, default=0.0)
+    return last if run.started_at - last <= ORPHAN_SECONDS else None
 
 
 def _undisturbed_seconds(begin: float, end: float, deaths: Sequence[Death]) -> float:

@@ -37,6 +37,13 @@ def test_one_run_each_is_fine() -> None:
     assert needless([Run("a", FIRST, 1.0, 2.0), Run("b", FIRST, 1.0, 2.0)], []) == []
 
 
+def test_a_run_that_was_an_orphan_from_the_start_is_that_of_the_worker_that_died_just_before() -> None:
+    runs = [Run("a", 1, 10.0, 11.0), Run("a", SECOND, 30.0, 31.0)]
+    assert needless(runs, [killed(FIRST, at=9.5)]) == []
+    assert needless(runs, [killed(FIRST, at=2.0)]) != []
+    assert needless(runs, [killed(FIRST, at=10.5)]) != []
+
+
 def test_a_second_run_is_needless_while_the_first_worker_lives() -> None:
     (fault,) = needless(twice(ended_at=11.0), [])
     assert "the first worker lived" in fault
