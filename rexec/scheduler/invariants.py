@@ -106,6 +106,7 @@ def _check_leases(state: QueueState) -> None:
         _require(
             settling == worker.settling, f"{worker.name} settles {settling} leases, {worker.settling} were counted"
         )
+        _require(worker.idle_since <= state.now, f"{worker.name} is idle since a time to come")
         _require(worker.credit >= 0, f"{worker.name} was given more leases than it took")
         record = state.records.get(worker.name)
         standing = Standing.TRUSTED if record is None else record.standing

@@ -100,7 +100,7 @@ def _unserved(fit: Fit, fleet: Fleet) -> str:
         large = fleet.pools.largest(fit.requirement)
         if large is not None:
             return f"{text}; a worker of pool {large.name} has {_size(large)}, and the action asks for {fit.need}"
-        return f"{text}; nor does any pool" if len(fleet.pools) else text
+        return f"{text}, and no pool has such workers" if len(fleet.pools) else text
     if pool.ready and not pool.away:
         return f"{_unmatched(fit, fleet)}, though pool {pool.name} should have {pool.ready} that do"
     return _held_back(pool)
