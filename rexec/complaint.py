@@ -84,10 +84,13 @@ def _unknown(name: str, section: Section, known: tuple[Section, ...]) -> str:
     ]
     names = [option.name for option in section.options]
     meant = difflib.get_close_matches(name, [*names, *below], 1)
+    deeper = [other.heading for other in known if not other.named and other.path[-1:] == (name,)]
     where = f" in {section.heading}" if section.heading else ""
     if elsewhere:
         homes = " or ".join(other.heading or "the top of the file, above all sections" for other in elsewhere)
         hint = f"{name} belongs in {homes}" if elsewhere[0].heading else f"{name} belongs at {homes}"
+    elif deeper:
+        hint = f"did you mean {' or '.join(deeper)}?"
     elif meant:
         hint = f"did you mean {below[meant[0]].heading if meant[0] in below else meant[0]}?"
     elif away := difflib.get_close_matches(name, {option.name for other in known for option in other.options}, 1):

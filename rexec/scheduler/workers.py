@@ -31,6 +31,8 @@ log = structlog.get_logger()
 MAX_NAME_CHARACTERS = 256
 MAX_PROPERTIES = 1000
 MAX_PROPERTY_CHARACTERS = 4096
+MAX_PROPERTIES_CHARACTERS = 64 << 10
+"""Of all names and values together: they are kept for as long as the worker is, in the journal too."""
 MAX_TOGETHER = 10_000
 """Messages that a worker may send as one."""
 MAX_HELD = 100_000
@@ -195,6 +197,11 @@ def _attached(message: worker_pb2.FromWorker, max_slots: int, identity: Identity
     for offered in hello.properties:
         if not offered.name or len(offered.name) + len(offered.value) > MAX_PROPERTY_CHARACTERS:
             raise MalformedRequest(f"property {offered.name[:50]!r} has no name or is too long")
+    together = sum(len(offered.name) + len(offered.value) for offered in hello.properties)
+    if together > MAX_PROPERTIES_CHARACTERS:
+        raise MalformedRequest(
+            f"properties of {together} characters together, expected at most {MAX_PROPERTIES_CHARACTERS}"
+        )
     if len(hello.held) > MAX_HELD:
         raise MalformedRequest(f"{len(hello.held)} held leases, expected at most {MAX_HELD}")
     if len(hello.resources) > MAX_PROPERTIES:

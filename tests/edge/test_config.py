@@ -43,6 +43,7 @@ def test_sections_reach_the_parts_that_they_are_named_after() -> None:
     ("text", "complaint"),
     [
         ("[sever]", r'^unknown key "sever"; did you mean \[server\]\?$'),
+        ("[fairness.user]", r'^unknown key "fairness"; did you mean \[scheduler\.fairness\]\?$'),
         ("[server]\nlisen = []", r'^unknown key "lisen" in \[server\]; did you mean listen\?$'),
         ('listen = ["127.0.0.1:1"]', r'^unknown key "listen"; listen belongs in \[server\]$'),
         ("[server.tls]\nlissten = 1", r"in \[server\.tls\]; did you mean listen in \[server\]\?$"),

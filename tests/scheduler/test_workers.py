@@ -54,6 +54,7 @@ class TestAttaching:
             (hello(properties=[Property(name=str(n), value="x") for n in range(1001)]), "1001 properties"),
             (hello(properties=[Property(name="", value="x")]), "has no name or is too long"),
             (hello(properties=[Property(name="a", value="x" * 5000)]), "has no name or is too long"),
+            (hello(properties=[Property(name=f"a{n}", value="x" * 4000) for n in range(17)]), "characters together"),
         ],
     )
     async def test_a_hello_that_makes_no_sense_is_refused(
