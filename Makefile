@@ -1,6 +1,7 @@
 # make serve   installs what is needed into .venv and starts a server with local workers
 # make test    installs what the tests need, real clients included, and runs all tests
 # make check   the fast part: types, style, layers, unit tests
+# make test-kubernetes  worker pools against a Kubernetes API server: set KUBECONFIG, or REXEC_KUBERNETES_SCRIPTS
 # make nightly what takes too long for every change: 20 builds in which processes are killed
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: serve test check unit integration nightly clients venv format protos bench clean
+.PHONY: serve test check unit integration test-kubernetes nightly clients venv format protos bench clean
 
 serve: $(STAMP)
 	@$(BIN)/rexec serve $(ARGS)
@@ -40,7 +41,12 @@ unit: $(DEV_STAMP)
 	$(BIN)/pytest tests $(ARGS)
 
 integration: $(DEV_STAMP) clients
-	$(BIN)/pytest integration $(ARGS)
+	$(BIN)/pytest integration --ignore=integration/kubernetes $(ARGS)
+
+# What it needs it says: an API server is not something to start without being asked.
+test-kubernetes: $(DEV_STAMP) clients
+	@scripts/install-kubernetes.sh
+	$(BIN)/pytest integration/kubernetes $(ARGS)
 
 nightly: $(DEV_STAMP) clients
 	REXEC_CHAOS_ROUNDS=20 $(BIN)/pytest integration/test_chaos.py $(ARGS)

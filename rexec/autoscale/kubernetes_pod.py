@@ -107,20 +107,23 @@ def _metadata(
     }
     if image:
         annotations[IMAGE_ANNOTATION] = image
-    made: dict[str, Any] = {"name": name, "labels": labels, "annotations": annotations}
-    if (owner := origin.owner) is not None:
-        made["ownerReferences"] = [
-            {
-                "apiVersion": owner.api_version,
-                "kind": owner.kind,
-                "name": owner.name,
-                "uid": owner.uid,
-                # `kubectl drain` leaves a node alone on which a pod has no controller.
-                "controller": True,
-                "blockOwnerDeletion": False,
-            }
-        ]
-    return made
+    return {"name": name, "labels": labels, "annotations": annotations, **owner_references(origin.owner)}
+
+
+def owner_references(owner: OwnerReference | None) -> dict[str, Any]:
+    """The part of an object's metadata that makes it vanish with its owner."""
+    if owner is None:
+        return {}
+    reference = {
+        "apiVersion": owner.api_version,
+        "kind": owner.kind,
+        "name": owner.name,
+        "uid": owner.uid,
+        # `kubectl drain` leaves a node alone on which a pod has no controller.
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+    return {"ownerReferences": [reference]}
 
 
 def _worker(spec: dict[str, Any]) -> dict[str, Any]:

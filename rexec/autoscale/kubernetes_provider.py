@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from rexec.autoscale.kubernetes_api import ApiRefusal, KubernetesApi, KubernetesUnusable, Unreachable, open_api
+from rexec.autoscale.kubernetes_ledger import KubernetesLedger
 from rexec.autoscale.kubernetes_messages import OwnerReference, Pod
 from rexec.autoscale.kubernetes_owner import owner_of
 from rexec.autoscale.kubernetes_pod import INSTALLATION_LABEL, Origin, pod_manifest, selector
@@ -50,6 +51,8 @@ class KubernetesProvider:
         self._directory = directory
         self._origin = Origin(installation=settings.installation, server=settings.server, owner=owner)
         self.changed = asyncio.Event()
+        self.ledger = KubernetesLedger(api, namespace, self._origin)
+        """Where what was spent outlives this process."""
         self._machines: dict[str, tuple[Pod, Machine]] = {}
         self._watch = PodWatch(api, namespace, selector(settings.installation), self.changed.set)
         self._requests = asyncio.Semaphore(MAX_REQUESTS)
