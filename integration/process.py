@@ -66,12 +66,19 @@ class Process:
         """
         if self.is_running():
             self._popen.terminate()
+        return self.ended(deadline_seconds)
+
+    def ended(self, deadline_seconds: float = 30) -> int:
+        """The exit code of a program that ends by itself, or was told to.
+
+        Raises AssertionError when the program is still there at the deadline (it is killed then).
+        """
         try:
             return self._popen.wait(deadline_seconds)
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(
-                f"{' '.join(self.command)} was still running {deadline_seconds:g} s after SIGTERM; "
+                f"{' '.join(self.command)} was still running after {deadline_seconds:g} s in which it was to end; "
                 f"its log ends with:\n{self.log_tail()}"
             ) from None
 
@@ -117,6 +124,13 @@ def cpu_seconds(pid: int) -> float:
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process has had resident (proc(5), VmHWM). Raises FileNotFoundError when it is gone."""
+    lines = (Path("/proc") / str(pid) / "status").read_text().splitlines()
+    (kilobytes,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
+    return int(kilobytes) << 10
 
 
 def is_alive(pid: int) -> bool:

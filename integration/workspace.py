@@ -12,7 +12,7 @@ from integration.workspaces import generate_cpp
 
 WORKSPACES = Path(__file__).parent / "workspaces"
 
-WorkspaceName = Literal["cpp", "rust", "downloads"]
+WorkspaceName = Literal["cpp", "rust", "downloads", "outputs"]
 
 
 def lay_out_workspace(name: WorkspaceName, destination: Path) -> Path:
