@@ -152,11 +152,13 @@ async def test_an_action_killed_for_the_machines_sake_is_run_elsewhere(tmp_path:
 
 
 BOMBS = {
-    "children": "while :; do sleep 100 & done",
-    "generations": "f() { f | f & }; f; sleep 1000",
-    "orphans": "while :; do (sleep 100 &); done",
-    "sessions": "while :; do (setsid sleep 100 &); done",
+    "children": "for i in $(seq 1000); do sleep 100 & done; sleep 1000",
+    "generations": "f() { if [ $1 -lt 9 ]; then f $(($1+1)) | f $(($1+1)) & fi; sleep 100; }; f 0; sleep 1000",
+    "orphans": "for i in $(seq 1000); do (sleep 100 &); done; sleep 1000",
+    "sessions": "for i in $(seq 1000); do (setsid sleep 100 &); done; sleep 1000",
 }
+"""Each stops by itself at about a thousand processes: a real one would take those of the whole machine, if that is too busy to
+let the watch look in time."""
 
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
