@@ -56,7 +56,7 @@ def open_channel(
             for name in (settings.tls_ca, settings.tls_key, settings.tls_certificate)
         )
     except OSError as error:
-        raise CannotConnect(str(error)) from error
+        raise CannotConnect(f"{error.filename}: {error.strerror}, expected a PEM file") from error
     return aio.secure_channel(target, grpc.ssl_channel_credentials(ca, key, certificate), options=chosen)
 
 
