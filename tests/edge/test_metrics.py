@@ -22,8 +22,10 @@ from cas.remote import RemoteStore
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from rexec.config import parse
 from rexec.scheduler.category import Category
+from rexec.scheduler.observer import PoolLoad, Snapshot
 from rexec.scheduler.stages import STAGES
 from rexec.server import running
+from rexec.telemetry import state_metrics
 from tests.edge.test_http_port import get
 from tests.edge.test_server import free_port
 
@@ -192,6 +194,24 @@ def test_what_a_tenant_has_had_is_counted(scrapes: Scrapes) -> None:
         assert scrapes.server.value("rexec_tenant_operations_ended_total", ending=ending) == count
     assert scrapes.server.value("rexec_tenant_slot_seconds_total") > 0
     assert scrapes.server.value("rexec_tenant_operations", stage="queued") == 0
+
+
+def test_the_workers_of_pools_are_counted_by_state() -> None:
+    pools = {"linux": PoolLoad(ready=3, starting=2, leaving=1, target=5, cost_today=1.5)}
+    state = Snapshot(platforms={}, executing=0, operations=0, workers={}, slots=0, busy_slots=0, pools=pools)
+    shown = {
+        (sample.name, *sample.labels.values()): sample.value
+        for metric in state_metrics(state, 0)
+        if metric.name.startswith("rexec_pool_")
+        for sample in metric.samples
+    }
+    assert shown == {
+        ("rexec_pool_workers", "linux", "ready"): 3,
+        ("rexec_pool_workers", "linux", "starting"): 2,
+        ("rexec_pool_workers", "linux", "leaving"): 1,
+        ("rexec_pool_target_workers", "linux"): 5,
+        ("rexec_pool_cost_today", "linux"): 1.5,
+    }
 
 
 def queries() -> Iterator[tuple[str, str, str]]:

@@ -21,7 +21,7 @@ from cas.remote import RemoteStore
 from protos.build.bazel.remote.asset.v1 import remote_asset_pb2
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.methods import methods_of
-from protos.rexec.scheduler.v1 import fleet_pb2, status_pb2
+from protos.rexec.scheduler.v1 import autoscaling_pb2, fleet_pb2, status_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec import relay
 from rexec.config import Config, parse
@@ -100,6 +100,38 @@ async def test_workers_are_drained_through_a_frontend(tmp_path: Path) -> None:
             assert [(worker.name, worker.kept) for worker in answer.workers] == [("w", 0)]
             assert (await stream.read()).drain.grace.ToSeconds() == 5
             stream.cancel()
+
+
+async def test_the_pools_of_an_autoscaler_are_shown_through_a_frontend_and_its_idle_workers_leave(
+    tmp_path: Path,
+) -> None:
+    async with apart(tmp_path) as (scheduler, (channel,)), aio.insecure_channel(scheduler.addresses[0]) as direct:
+        workers, autoscalers = methods_of(worker_pb2, "Workers")["Attach"], methods_of(autoscaling_pb2, "Autoscaling")
+        attach: Any = direct.stream_stream(
+            workers.path, workers.request_type.SerializeToString, workers.response_type.FromString
+        )
+        worker = attach()
+        await worker.write(worker_pb2.FromWorker(hello=worker_pb2.Hello(worker_name="w", session_id="s", slots=1)))
+        assert (await worker.read()).HasField("welcome")
+        method = autoscalers["Follow"]
+        follow: Any = direct.stream_stream(
+            method.path, method.request_type.SerializeToString, method.response_type.FromString
+        )
+        stream = follow()
+        pool = autoscaling_pb2.Pool(name="linux", max=3, target=2, problem="no nodes", cost_today=1.5)
+        await stream.write(autoscaling_pb2.FromAutoscaler(pools=autoscaling_pb2.Pools(pools=[pool])))
+        assert [each.name for each in (await stream.read()).workers] == ["w"]
+        leave = autoscaling_pb2.Leave(names=["w"], only_idle=True, reason="too many")
+        await stream.write(autoscaling_pb2.FromAutoscaler(leave=leave))
+        assert (await worker.read()).drain.reason == "drained: too many"
+        await worker.done_writing()
+        assert await worker.read() is aio.EOF
+        async with asyncio.timeout(GUARD_SECONDS):
+            while (await stream.read()).workers:
+                pass
+        shown = await ask(channel, status_pb2, "Status", "GetOverview", status_pb2.GetOverviewRequest())
+        assert [(each.name, each.target, each.problem) for each in shown.pools] == [("linux", 2, "no nodes")]
+        stream.cancel()
 
 
 async def test_what_the_scheduler_refuses_comes_back_with_its_details(tmp_path: Path) -> None:

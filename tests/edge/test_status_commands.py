@@ -271,6 +271,7 @@ def test_top_shows_hostile_names_as_they_are_spelled(text: str) -> None:
     overview.invocations.add(instance_name=text).owner.user = text
     overview.invocations.add().owner.invocation = text
     overview.work.reasons.add(category=text, tasks=1)
+    overview.pools.add(name=text, problem=text)
     overview.price.currency = text
     shown = drawn(overview)
     assert all(line.isprintable() for line in shown.split("\n"))
@@ -285,8 +286,30 @@ def hostless(overview: status_pb2.Overview) -> status_pb2.Overview:
     plain.platforms.add(tasks=1)
     for _ in overview.invocations:
         plain.invocations.add()
+    plain.pools.add()
     plain.price.SetInParent()
     return plain
+
+
+def test_top_shows_pools_with_those_at_work_first() -> None:
+    overview = status_pb2.Overview(pools_left_out=2)
+    assert "POOL" not in drawn(overview)
+    overview.pools.add(name="asleep", max=5)
+    overview.pools.add(name="gpu", max=4, target=3, ready=1, starting=2, slots=8, problem="0/3 nodes are available")
+    overview.pools.add(name="gone", target=1, autoscaler_away=True, problem="old")
+    for number in range(8):
+        overview.pools.add(name=f"more-{number}")
+    lines = drawn(overview).splitlines()
+    title = next(place for place, line in enumerate(lines) if line.startswith("POOL"))
+    assert "TODAY" not in lines[title]
+    gpu, gone, asleep = lines[title + 1 : title + 4]
+    assert gpu.split() == ["gpu", "1", "3", "4", "2", "0", "8", "0/3", "nodes", "are", "available"]
+    assert gone.rstrip().endswith("the autoscaler is away")
+    assert asleep.split() == ["asleep", "0", "0", "5", "0", "0", "0"]
+    assert "and 5 more pools" in lines[title + 9]
+    overview.pools[0].cost_today = 12.5
+    overview.price.currency = "EUR"
+    assert "12.50 EUR" in drawn(overview)
 
 
 def test_top_says_what_a_build_costs_and_when_it_is_done() -> None:
