@@ -62,11 +62,6 @@ class PodWatch:
         """By name, as last heard of."""
         return self._pods
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether all pods have been listed once: before, one that is not in `pods` may exist."""
-        return self._listed_at is not None
-
     def put(self, pod: Pod) -> None:
         """Take over what the server has answered to a request of our own, unless the watch was faster."""
         name, uid = pod.metadata.name, pod.metadata.uid
