@@ -34,7 +34,10 @@ INPUT_MTIME_SECONDS: Final = 1_321_009_871
 """2011-11-11 11:11:11 UTC, what buildbox and BuildStream give to files without a time of their own."""
 
 _MTIME_NS: Final = INPUT_MTIME_SECONDS * 1_000_000_000
+_PLAIN: Final = stat.S_IFREG | 0o444
+_EXECUTABLE: Final = stat.S_IFREG | 0o555
 _PIECE_BYTES: Final = 1 << 20
+_NAMES: Final = {function: function.name.lower() for function in DigestFunction}
 _FUNCTIONS: Final = {function.name.lower(): function for function in DigestFunction}
 
 
@@ -47,7 +50,7 @@ class FileKey(NamedTuple):
     @property
     def mode(self) -> int:
         """The permissions that the file has."""
-        return 0o555 if self.is_executable else 0o444
+        return stat.S_IMODE(_EXECUTABLE if self.is_executable else _PLAIN)
 
 
 class BlobFiles:
@@ -77,7 +80,7 @@ class BlobFiles:
         """Where the file is, or would be."""
         digest = key.digest
         suffix = "_x" if key.is_executable else ""
-        return f"{self.root}/{digest.function.name.lower()}/{digest.hash[:2]}/{digest.hash}{suffix}"
+        return f"{self.root}/{_NAMES[digest.function]}/{digest.hash[:2]}/{digest.hash}{suffix}"
 
     def scan(self) -> list[FileKey]:
         """The files that are there and intact, those used longest ago first; others are deleted.
@@ -255,8 +258,7 @@ def _seal(fd: int, key: FileKey) -> None:
 
 def _is_intact(status: os.stat_result, key: FileKey) -> bool:
     return (
-        stat.S_ISREG(status.st_mode)
-        and stat.S_IMODE(status.st_mode) == key.mode
+        status.st_mode == (_EXECUTABLE if key.is_executable else _PLAIN)
         and status.st_size == key.digest.size_bytes
         and status.st_mtime_ns == _MTIME_NS
     )
