@@ -1,6 +1,9 @@
 """Stands in for the kubelets of nodes that do not exist: pods bound to them run as processes of this machine.
 
-    python -m integration.kubernetes.kubelet --kubeconfig FILE --nodes PREFIX --number 3 --folder DIR
+    python -m integration.kubernetes.kubelet --kubeconfig FILE --nodes NAME --number 3 --folder DIR
+
+Its nodes NAME-0, NAME-1, ... have the label and the taint rexec.dev/test-nodes=NAME: they take no other pods than those that ask
+for them.
 
 Keeps the nodes Ready (status and lease), runs init containers one after the other and then the containers of each pod that the
 scheduler binds to one of the nodes, says how they are, and on deletion sends SIGTERM, SIGKILL after the grace, and takes the
@@ -8,7 +11,8 @@ object away. Images are ignored: there is one file system, and a volume is a dir
 path in commands, arguments and variables. An image that begins with does-not-exist/ cannot be pulled. Every pod has a loopback
 address of its own.
 
-Each container that starts or ends is a line in DIR/log: start POD PID TIME, end POD PID TIME CODE.
+Once the nodes take pods there is a file DIR/ready. Each container that starts or ends is a line in DIR/log:
+start POD PID TIME, end POD PID TIME CODE.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from typing import Any
 from integration.process import descendants_of
 from rexec.autoscale.kubernetes_api import ApiRefusal, KubernetesApi, Unreachable, open_api
 
+NODES = "rexec.dev/test-nodes"
 HEARTBEAT_SECONDS = 10.0
 RETRY_SECONDS = 0.5
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
@@ -199,8 +204,8 @@ class Kubelet:
     def __init__(
         self,
         api: KubernetesApi,
-        nodes: list[str],
-        labels: dict[str, str],
+        name: str,
+        number: int,
         folder: Path,
         image_environment: dict[str, str],
         start_delay_seconds: float,
@@ -210,8 +215,8 @@ class Kubelet:
         self.folder = folder
         self.image_environment = image_environment
         self.start_delay_seconds = start_delay_seconds
-        self._nodes = nodes
-        self._labels = labels
+        self._name = name
+        self._nodes = [f"{name}-{place}" for place in range(number)]
         self._pods: dict[str, RunningPod] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -256,12 +261,22 @@ class Kubelet:
                         await self._join(node)
                     await self._heartbeat(node)
                 known = True
-            await asyncio.sleep(HEARTBEAT_SECONDS if known else RETRY_SECONDS)
+                if not (self.folder / "ready").exists() and await self._take_pods():
+                    (self.folder / "ready").touch()
+            joined = (self.folder / "ready").exists()
+            await asyncio.sleep(HEARTBEAT_SECONDS if joined else RETRY_SECONDS)
+
+    async def _take_pods(self) -> bool:
+        """Whether the controllers have taken notice of all nodes and found them well: their taints are gone then."""
+        found = json.loads(await self.api.get("/api/v1/nodes", {"labelSelector": f"{NODES}={self._name}"}))
+        return all([taint["key"] for taint in node["spec"].get("taints", ())] == [NODES] for node in found["items"])
 
     async def _join(self, node: str) -> None:
-        labels = {"kubernetes.io/hostname": node, "kubernetes.io/os": "linux", **self._labels}
+        labels = {"kubernetes.io/hostname": node, "kubernetes.io/os": "linux", NODES: self._name}
+        taint = {"key": NODES, "value": self._name, "effect": "NoSchedule"}
+        body = {"metadata": {"name": node, "labels": labels}, "spec": {"taints": [taint]}}
         try:
-            await self.api.post("/api/v1/nodes", {"metadata": {"name": node, "labels": labels}})
+            await self.api.post("/api/v1/nodes", body)
         except ApiRefusal as error:
             if error.code != 409:
                 raise
@@ -355,11 +370,9 @@ async def main(arguments: argparse.Namespace) -> None:
     """Run until SIGTERM."""
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-    nodes = [f"{arguments.nodes}-{number}" for number in range(arguments.number)]
     environment = {"PATH": os.environ["PATH"], **dict(pair.split("=", 1) for pair in arguments.image_env)}
-    labels = dict(pair.split("=", 1) for pair in arguments.label)
     async with open_api(arguments.kubeconfig) as api:
-        kubelet = Kubelet(api, nodes, labels, arguments.folder, environment, arguments.start_delay)
+        kubelet = Kubelet(api, arguments.nodes, arguments.number, arguments.folder, environment, arguments.start_delay)
         running = asyncio.create_task(kubelet.run())
         await asyncio.wait({running, asyncio.create_task(stopped.wait())}, return_when=asyncio.FIRST_COMPLETED)
         running.cancel()
@@ -370,9 +383,8 @@ async def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--kubeconfig", required=True)
-    parser.add_argument("--nodes", required=True, help="what the names of the nodes begin with")
+    parser.add_argument("--nodes", required=True, metavar="NAME")
     parser.add_argument("--number", type=int, default=1)
-    parser.add_argument("--label", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--image-env", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--start-delay", type=float, default=0.0)
     parser.add_argument("--folder", type=Path, required=True)
