@@ -158,6 +158,7 @@ class Bubblewrap:
                 Invocation(self._program, arguments, {}, "/"),
                 pass_fds=(told, asked),
                 is_watched=True,
+                inner_leader=partial(_first_inside, told),
                 spawn=self._spawn,
                 judge=partial(_judge, told, started.arguments[0]),
             )
@@ -171,6 +172,8 @@ class Bubblewrap:
             *("--cap-drop", "ALL"),
             # In a namespace of its own making the command would have capabilities again.
             *(("--disable-userns",) if self._can_disable_namespaces else ()),
+            # In the session of bwrap a command would end bwrap too with `kill 0`.
+            "--new-session",
             "--die-with-parent",
         ]
 
@@ -216,6 +219,12 @@ def _command_of(started: Invocation) -> Sequence[str]:
     """bwrap looks the program up as execvp(3) does: the same, unless there is no PATH."""
     first, *others = started.arguments
     return [first if "/" in first or "PATH" in started.environment else started.program, *others]
+
+
+def _first_inside(told: int) -> int:
+    """The first process of the namespace, by its number outside; 0 if there is none yet."""
+    found = re.search(rb'"child-pid": *([0-9]+)', os.pread(told, 1 << 16, 0))
+    return int(found[1]) if found else 0
 
 
 def _judge(told: int, name: str, _exit_code: int, stderr: bytes) -> None:

@@ -57,8 +57,11 @@ class Confined:
     pass_fds: tuple[int, ...] = ()
     """Descriptors that the first process gets beside its streams."""
     is_watched: bool = False
-    """Whether the first process only waits for the command, which is a descendant and in the same process group. Then the first
-    process is spared when the command is asked to end."""
+    """Whether the first process only waits for the command, which is a descendant. Then the first process is spared when the
+    command is asked to end."""
+    inner_leader: Callable[[], int] = lambda: 0
+    """If the first process is not in the session of the command: the number of the process that leads that one, 0 while there is
+    none. It is a child of the first process, or after its end of the agent."""
     spawn: Callable[[Start], subprocess.Popen[bytes]] = lambda start: start()
     """Calls its argument, in whatever state of this thread, or of another, the process should inherit. Called while the lock
     between fork and exec is held; raises what the argument raises."""

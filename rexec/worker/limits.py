@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
+from rexec.worker.process_table import tree_of
+
 _OWN_OPEN_FILES: Final = 1024
 """More than an agent has open."""
 
@@ -49,8 +51,18 @@ class ActionLimits:
             for kind, soft, hard in before:
                 resource.setrlimit(kind, (soft, hard))
 
-    def apply(self, pid: int) -> None:
-        """Hold a process to them for good. Never gives it more than it has; one that has ended needs none."""
+    def apply(self, pid: int, *, with_descendants: bool = False) -> None:
+        """Hold a process to them for good. Never gives it more than it has; one that has ended needs none.
+
+        `with_descendants` is for one that may already have started the command: what that starts later inherits from it.
+        """
+        held: set[int] = set()
+        while found := set(tree_of(pid) if with_descendants else (pid,)) - held:
+            for process in found:
+                self._apply(process)
+            held |= found
+
+    def _apply(self, pid: int) -> None:
         wanted = [(resource.RLIMIT_CORE, 0)]  # a core file would be an output, or fill the disk
         if self.max_open_files:
             wanted.append((resource.RLIMIT_NOFILE, self.max_open_files))

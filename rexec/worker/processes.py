@@ -68,19 +68,23 @@ class ActionProcesses:
     directory: str
     """The action's directory; input root and TMPDIR are in it."""
     start_ticks: int
+    inner_leader: Callable[[], int] = lambda: 0
+    """Who leads a second session that is the action's, 0 if nobody does (see `isolation.Confined`)."""
     orphans_usage: list[resource.struct_rusage] = field(default_factory=list)
     """Of its orphans that have been waited for here, and of what they waited for themselves."""
 
     def signal(self, number: int, *, spared: int = 0) -> None:
-        """Signal all processes that are still in the first one's group, but for the one with the number `spared`."""
+        """Signal all processes that are still in the first one's group, but for the one with the number `spared`; then those in
+        the inner leader's group as well."""
         if not spared:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
             return
+        groups = {self.pid, self.inner_leader()}
         for pid in tree_of(self.pid):
             # A descendant that has ended in between was nobody's to wait for but its own parent's.
             with suppress(ProcessLookupError, PermissionError):
-                if pid != spared and stat_of(pid).group == self.pid:
+                if pid != spared and stat_of(pid).group in groups:
                     os.kill(pid, number)
 
 
@@ -97,9 +101,11 @@ class Processes:
         """Become the parent of what actions leave behind. It holds for the whole process."""
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
-    def started(self, pid: int, directory: str, start_ticks: int) -> ActionProcesses:
+    def started(
+        self, pid: int, directory: str, start_ticks: int, inner_leader: Callable[[], int] = lambda: 0
+    ) -> ActionProcesses:
         """An action's first process runs since `start_ticks` (taken before it was started)."""
-        action = self._running[pid] = ActionProcesses(pid, directory, start_ticks)
+        action = self._running[pid] = ActionProcesses(pid, directory, start_ticks, inner_leader)
         return action
 
     def orphans(self) -> dict[int, list[int]]:
@@ -118,12 +124,14 @@ class Processes:
         return found
 
     def dying(self, action: ActionProcesses) -> list[int]:
-        """Kill what is still in the first process's group; the children of this process in its session that are left then."""
+        """Kill what is still in the first process's group; the children of this process in its session, or in the inner one, that
+        are left then."""
         action.signal(signal.SIGKILL)
         found = []
+        sessions = (action.pid, action.inner_leader())
         for pid in children_of_this_process() or ():
             with suppress(ProcessLookupError):
-                if pid not in self._running and stat_of(pid).session == action.pid:
+                if pid not in self._running and stat_of(pid).session in sessions:
                     found.append(pid)
         return found
 
@@ -177,10 +185,16 @@ class Processes:
             ended, _, usage = os.wait4(pid, os.WNOHANG)
         except (ProcessLookupError, ChildProcessError):
             return True
-        owner = self._running.get(session)
-        if ended and owner is not None:
+        owner = self._of_session(session) if ended else None
+        if owner is not None:
             owner.orphans_usage.append(usage)
         return ended == pid
+
+    def _of_session(self, session: int) -> ActionProcesses | None:
+        owner = self._running.get(session)
+        if owner is not None:
+            return owner
+        return next((action for action in list(self._running.values()) if action.inner_leader() == session), None)
 
     def _belongs(self, process: ProcessStat, action: ActionProcesses, table: dict[int, ProcessStat]) -> bool:
         me = os.getpid()
@@ -201,7 +215,7 @@ class Processes:
         return all(line[-1].start_ticks < other.start_ticks for other in others)
 
     def _owner_of(self, process: ProcessStat) -> ActionProcesses | None:
-        owner = self._running.get(process.session)
+        owner = self._of_session(process.session)
         if owner is not None:
             return owner
         for action in list(self._running.values()):

@@ -139,7 +139,7 @@ class Runner:
             pidfd = os.pidfd_open(process.pid)
             loop.add_reader(pidfd, _set, exited)
             self._note_session(process.pid, start_ticks)
-            self._limits.apply(process.pid)
+            self._limits.apply(process.pid, with_descendants=confined.is_watched)
             self._memory.began(process.pid, memory_bytes, exceeded.set_result)
             bound.began(process.pid)
             stdout.started(loop)
@@ -193,7 +193,8 @@ class Runner:
                 with self._gate.spawning, self._limits.taken_on():
                     process = confined.spawn(start)
                     # Within the gate, so that nobody who looks for processes finds one that is nobody's.
-                    return process, self._processes.started(process.pid, room, start_ticks)
+                    leader = confined.inner_leader
+                    return process, self._processes.started(process.pid, room, start_ticks, leader)
             except OSError as failure:
                 if failure.errno == errno.ENOEXEC and program != "/bin/sh":
                     # A script without "#!": every shell, and execvp(3), runs it with sh.

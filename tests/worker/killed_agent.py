@@ -1,11 +1,14 @@
-"""`python -m tests.worker.killed_agent WORK_DIR PLACE ISOLATION`: an agent that runs one action with inputs and outputs, and
-kills itself with SIGKILL at the PLACE named, in the middle of what it does there; with "nowhere" it tells how the action ended and
-leaves. All that the action starts has the variable MARK, with the work directory.
+"""`python -m tests.worker.killed_agent WORK_DIR PLACE ISOLATION [USER]`: an agent that runs one action with inputs and outputs.
+
+It kills itself with SIGKILL at the PLACE named, in the middle of what it does there; with "nowhere" it tells how the action ended
+and leaves. All that the action starts has the variable MARK, with the work directory. With a number for USER that is who it is
+from before the agent starts: everything was read by then, because such a user may have no access to this interpreter.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import sys
@@ -13,6 +16,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ from rexec.worker.start import run_agent
 from tests.worker.actions import File, Inputs, Worker, settings_for
 from tests.worker.scheduler import Stream
 
+PR_SET_DUMPABLE = 4
 INPUTS = 20
 SCRIPT = "cat d/*; mkdir o; for i in 1 2 3; do echo output $i > o/$i; done; (setsid sleep 1000 &); exec tools/end"
 END_SCRIPT = """#!/bin/sh
@@ -66,7 +71,20 @@ PLACES: dict[str, Callable[[], None]] = {
 }
 
 
-async def main(work_dir: str, place: str, isolation: str) -> None:
+def become(user: int) -> None:
+    """Give up root for good, as if the process had been started by that user."""
+    version("rexec")  # reads modules of its own
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+    # Who has changed its user is not looked into, and what it starts could not be either.
+    if ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0):
+        raise OSError("cannot become an ordinary process")
+
+
+async def main(work_dir: str, place: str, isolation: str, user: str = "") -> None:
+    if user:
+        become(int(user))
     store = MemoryStore()
     stream = Stream()
 

@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -27,6 +29,7 @@ from tests.worker.actions import File, Inputs, Link, Worker, make_context
 
 NONE = worker_pb2.Finished.NONE
 INFRASTRUCTURE = worker_pb2.Finished.INFRASTRUCTURE
+ROOT = Path(__file__).parents[2]
 BUSYBOX = Path("/bin/busybox")
 
 
@@ -507,6 +510,21 @@ def test_a_machine_without_user_namespaces_is_told_what_to_allow(tmp_path: Path)
     program.chmod(0o755)
     with pytest.raises(CannotIsolate, match=r"No permissions to create new namespace.*sysctl user.max_user_namespaces"):
         bubblewrap(str(program)).require()
+
+
+def test_where_the_kernel_gives_no_namespace_the_worker_says_so_and_what_helps() -> None:
+    """In a namespace in which no further ones are allowed, as on a machine where they are switched off."""
+    require = (
+        "from rexec.worker.bubblewrap import Bubblewrap, BubblewrapSettings, CannotIsolate\n"
+        "try:\n    Bubblewrap(BubblewrapSettings(), []).require()\n"
+        "except CannotIsolate as reason:\n    print(reason)\n"
+    )
+    script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    command = ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh", sys.executable, "-c", require]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert "bwrap cannot isolate on this machine: bwrap: " in ended.stdout, ended
+    assert "sysctl user.max_user_namespaces" in ended.stdout
+    assert 'isolation = "landlock" or "none"' in ended.stdout
 
 
 async def test_a_room_is_used_again_though_something_was_mounted_in_it(worker: Worker, system: dict[str, Any]) -> None:

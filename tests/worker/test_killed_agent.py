@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,10 +19,11 @@ from tests.worker.killed_agent import PLACES
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 60
+NOBODY = 65534
 
 
-def run(work_dir: Path, place: str, isolation: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.worker.killed_agent", str(work_dir), place, isolation]
+def run(work_dir: Path, place: str, isolation: str, *user: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.worker.killed_agent", str(work_dir), place, isolation, *user]
     return subprocess.run(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=SECONDS, check=False
     )
@@ -39,6 +42,28 @@ def sleeping(work_dir: Path) -> list[int]:
             if not process.is_dead and mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                 found.append(pid)
     return found
+
+
+@pytest.fixture
+def anyones() -> Iterator[Path]:
+    """A directory that other users get to, unlike those of the test."""
+    with tempfile.TemporaryDirectory(prefix="rexec-test-", ignore_cleanup_errors=True) as place:
+        os.chmod(place, 0o1777)
+        yield Path(place)
+
+
+@pytest.mark.parametrize("isolation", ["none", "landlock", "bubblewrap"])
+def test_an_ordinary_user_can_be_the_worker(anyones: Path, isolation: str) -> None:
+    work = anyones / "work"
+    user = [] if os.geteuid() else [str(NOBODY)]
+    killed = run(work, "running", isolation, *user)
+    assert killed.returncode == -signal.SIGKILL, killed.stdout
+    assert work.stat().st_uid == (NOBODY if user else os.geteuid())
+    second = run(work, "nowhere", isolation, *user)
+    assert second.returncode == 0, second.stdout
+    assert "finished 0 5 20 1\n" in second.stdout
+    assert sleeping(work) == []
+    assert os.listdir(work / "w") == os.listdir(work / "trash") == []
 
 
 @pytest.mark.parametrize(
