@@ -14,8 +14,8 @@ ROOTS = Path(__file__).parent.parent / ".clients" / "roots"
 
 _ENTER = """\
 set -eu
-root=$1 merged=$2 user=$3 writable=$4
-shift 4
+root=$1 merged=$2 writable=$3
+shift 3
 mount -t tmpfs none "$merged"
 mkdir "$merged/upper" "$merged/work" "$merged/root"
 mount -t overlay -o "lowerdir=$root,upperdir=$merged/upper,workdir=$merged/work" none "$merged/root"
@@ -44,8 +44,7 @@ while [ "$1" != -- ]; do
 done
 shift
 [ "$writable" = writable ] || mount -o remount,ro "$merged"
-# Not by the root's own tools: it may have none.
-exec chroot --userspec="$user" "$merged" "$@"
+exec "$@"
 """
 
 
@@ -71,9 +70,9 @@ class RootFilesystem:
         """What starts a program with these arguments in there; `merged` is an empty directory of this machine. With
         `first_process` it is process 1 of a namespace of its own, as in a container, and else the very process that is
         started by this command."""
-        for program in ("unshare", "chroot", "mount"):
-            if shutil.which(program) is None:
-                raise AssertionError(f"{program} is not installed: apt-get install util-linux coreutils")
+        chroot = shutil.which("chroot")
+        if chroot is None or shutil.which("unshare") is None:
+            raise AssertionError("chroot or unshare is not installed: apt-get install coreutils util-linux")
         if os.geteuid() != 0:
             raise AssertionError("root file systems can only be entered as root: sudo make integration")
         mounts = [
@@ -81,13 +80,12 @@ class RootFilesystem:
             *((path, str(source), "rw") for path, source in self.volumes.items()),
             *((path, "", "rw") for path in self.scratch),
         ]
+        variables = [f"{key}={value}" for key, value in self.variables.items()]
         return [
-            *("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", *(f"{key}={value}" for key, value in self.variables.items())),
             *("unshare", "--mount", *(("--pid", "--fork", "--kill-child") if first_process else ())),
-            *("sh", "-c", _ENTER, "sh", str(self.root), str(merged), self.user),
-            "writable" if self.is_writable else "read-only",
+            *("sh", "-c", _ENTER, "sh", str(self.root), str(merged), "writable" if self.is_writable else "read-only"),
             *(text for mount in mounts for text in mount),
-            *("--", *arguments),
+            *("--", "env", "-i", *variables, chroot, f"--userspec={self.user}", f"{merged}/root", *arguments),
         ]  # fmt: skip
 
 

@@ -4,25 +4,20 @@ newer one, with another one, with none, and with nothing at all.
 The root is read-only and the user has no name, as pods have it under the restricted Pod Security Standard.
 """
 
-import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from integration.process import Process, children_of, end_by_pid
+from integration.image_worker import PLACE, Worker, attached, pod
+from integration.process import children_of
 from integration.remote_action import run_action
 from integration.root_filesystem import RootFilesystem, root_of_debian
-from integration.server import REXEC, Server, running_server
-from integration.waiting import wait_until
+from integration.server import Server, running_server
 from rexec.agent_bundle import OWN_PACKAGES, digest_of
 
 _CHECKOUT = Path(__file__).parent.parent
@@ -30,7 +25,6 @@ _BUSYBOX = Path("/bin/busybox")
 _MUSL = Path("/lib/ld-musl-x86_64.so.1")
 _USER = 65532
 _MAX_BUNDLE_BYTES = 80_000_000
-_PLACE = "/rexec/agent"
 _SECONDS = 60
 
 
@@ -85,80 +79,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
-@dataclass(frozen=True)
-class Worker:
-    """An agent that has attached."""
-
-    name: str
-    process: Process
-    properties: dict[str, list[str]]
-
-
-@contextmanager
-def attached(
-    server: Server,
-    image: RootFilesystem,
-    folder: Path,
-    *,
-    host: str = "127.0.0.1",
-    options: Sequence[str] = (),
-    first_process: bool = False,
-) -> Iterator[Worker]:
-    """The agent in that root, once the server knows it. It has to leave in order when it is told to end."""
-    layer = folder / "layer"
-    layer.mkdir()
-    name = folder.name.replace("_", "-")[:40]
-    command = image.command(
-        layer,
-        [f"{_PLACE}/run", "worker", "--server", f"grpc://{host}:{server.address.rpartition(':')[2]}", "--name", name,
-         "--slots", "1", "--work-dir", "/rexec/work", *options],
-        first_process,
-    )  # fmt: skip
-    process = Process(command, folder / "worker.log", cwd=Path("/"))
-    try:
-        found: dict[str, list[str]] = {}
-
-        def is_known() -> bool:
-            process.expect_running()
-            found.update(_workers(server).get(name, {}))
-            return bool(found)
-
-        wait_until(is_known, f"worker {name} to attach", _SECONDS)
-        yield Worker(name, process, found)
-        if first_process:
-            (inner,) = children_of(process.pid)
-            os.kill(inner, signal.SIGTERM)
-            wait_until(lambda: not process.is_running(), f"worker {name} to leave", _SECONDS)
-        assert process.stop() == 0, process.log_tail()
-    finally:
-        if process.is_running():
-            below = set(children_of(process.pid))
-            process.kill()
-            end_by_pid(below)
-
-
-def _workers(server: Server) -> dict[str, dict[str, list[str]]]:
-    """Properties of the workers, by name."""
-    listed = subprocess.run(
-        [*REXEC, "workers", "--json", "--server", f"grpc://{server.address}"],
-        cwd=_CHECKOUT, capture_output=True, text=True, timeout=_SECONDS, check=True,
-    )  # fmt: skip
-    found = {}
-    for line in listed.stdout.splitlines():
-        worker = json.loads(line)
-        properties: dict[str, list[str]] = {}
-        for each in worker["properties"]:
-            properties.setdefault(each["name"], []).append(each["value"])
-        found[worker["name"]] = properties
-    return found
-
-
-def pod(root: Path, agent: Path, **changes: Any) -> RootFilesystem:
-    """A user's image as a pod runs it: the agent and an empty volume beside it."""
-    given: dict[str, Any] = {"shown": {_PLACE: agent}, "scratch": ["/rexec/work"], **changes}
-    return RootFilesystem(root, **given)
-
-
 def busybox() -> bytes:
     """A program that needs no library."""
     assert _BUSYBOX.exists(), f"{_BUSYBOX} is not there; run: make clients"
@@ -199,13 +119,13 @@ def test_it_is_small_enough_to_be_copied_into_every_pod(bundle: Path) -> None:
 def test_an_image_with_a_c_library_of_its_own(
     server: Server, agent: Path, tmp_path: Path, release: str, properties: dict[str, list[str]]
 ) -> None:
-    with attached(server, pod(root_of_debian(release), agent), tmp_path) as worker:
+    with attached(server.address, pod(root_of_debian(release), agent), tmp_path) as worker:
         assert {name: worker.properties.get(name) for name in properties} == properties
         expect_work(server, worker)
 
 
 def test_an_image_with_nothing_in_it(server: Server, agent: Path, nothing: Path, tmp_path: Path) -> None:
-    with attached(server, pod(nothing, agent), tmp_path) as worker:
+    with attached(server.address, pod(nothing, agent), tmp_path) as worker:
         assert {"os", "libc", "gcc"}.isdisjoint(worker.properties)
         assert worker.properties["ISA"] == ["x86-64"]
         expect_work(server, worker, ("./busybox", "sh"), busybox=busybox())
@@ -221,7 +141,7 @@ def test_an_image_with_another_c_library(server: Server, agent: Path, tmp_path: 
     (root / "bin" / "busybox").chmod(0o755)
     for applet in ("sh", "id", "env", "mkdir"):
         (root / "bin" / applet).symlink_to("busybox")
-    with attached(server, pod(root, agent), tmp_path) as worker:
+    with attached(server.address, pod(root, agent), tmp_path) as worker:
         assert worker.properties["libc"][0].startswith("musl-1.")
         expect_work(server, worker)
 
@@ -236,22 +156,22 @@ def test_an_image_whose_variables_would_break_the_agent(server: Server, agent: P
         "LD_LIBRARY_PATH": place, "LD_PRELOAD": f"{place}/libm.so.6", "PYTHONPATH": place, "PYTHONHOME": place,
         "OPENSSL_CONF": f"{place}/libc.so.6", "LANG": "xx_YY.ISO-8859-1", "LC_ALL": "xx_YY", "GCONV_PATH": place,
     }  # fmt: skip
-    image = pod(root_of_debian("trixie"), agent, shown={_PLACE: agent, place: hostile}, variables=variables)
-    with attached(server, image, tmp_path) as worker:
+    image = pod(root_of_debian("trixie"), agent, shown={PLACE: agent, place: hostile}, variables=variables)
+    with attached(server.address, image, tmp_path) as worker:
         expect_work(server, worker)
 
 
 def test_a_server_known_by_its_name_only(server: Server, agent: Path, tmp_path: Path) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text("127.0.0.1 rexec.builds.svc.cluster.local\n")
-    image = pod(root_of_debian("bullseye"), agent, shown={_PLACE: agent, "/etc/hosts": hosts})
-    with attached(server, image, tmp_path, host="rexec.builds.svc.cluster.local") as worker:
+    image = pod(root_of_debian("bullseye"), agent, shown={PLACE: agent, "/etc/hosts": hosts})
+    with attached(server.address, image, tmp_path, host="rexec.builds.svc.cluster.local") as worker:
         expect_work(server, worker)
 
 
 def test_the_first_process_of_a_container(server: Server, agent: Path, tmp_path: Path) -> None:
     """It is told to end like any other process, and waits for the processes that actions leave to it."""
-    with attached(server, pod(root_of_debian("bookworm"), agent), tmp_path, first_process=True) as worker:
+    with attached(server.address, pod(root_of_debian("bookworm"), agent), tmp_path, first_process=True) as worker:
         (first,) = children_of(worker.process.pid)
         script = "for n in 1 2 3 4; do (setsid sh -c 'exit 3' & sleep 1000 &) ; done; echo left"
         assert run_action(server.address, ["/bin/sh", "-c", script]).stdout == b"left\n"
@@ -267,7 +187,7 @@ def test_what_cannot_work_says_why(agent: Path, nothing: Path, tmp_path: Path) -
         (["--work-dir", "/rexec/work"], "directory /rexec/work cannot be used"),
         ([], "--work-dir"),  # a user without a name has no directory of his own either
     ]:
-        arguments = [f"{_PLACE}/run", "worker", "--server", "grpc://127.0.0.1:9", *options]
+        arguments = [f"{PLACE}/run", "worker", "--server", "grpc://127.0.0.1:9", *options]
         ended = subprocess.run(
             inside.command(layer, arguments), capture_output=True, text=True, timeout=_SECONDS, check=False
         )

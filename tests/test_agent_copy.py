@@ -62,7 +62,7 @@ def test_a_bundle_that_is_not_whole_is_not_copied(bundle: Path, tmp_path: Path) 
 
 def test_a_place_that_cannot_be_written_is_named(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "volume").write_text("a file")
-    with pytest.raises(CannotCopy, match="cannot copy the agent to .*volume"):
+    with pytest.raises(CannotCopy, match=r"cannot copy the agent to .*volume"):
         copy_agent(bundle, tmp_path / "volume")
 
 
