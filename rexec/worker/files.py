@@ -5,8 +5,7 @@ room for the rest is reserved in one step without an await, so two actions can n
 for the other. A blob that two actions want at once is fetched once.
 
 The files of one directory are held as one (`Bundle`), so that an action like the last one costs by directories and not by files.
-What nobody holds leaves in the order of last use: a bundle that is the oldest lets its files go, and those that are in no other
-are deleted one by one. `Guard` finds the files that were changed.
+What nobody holds leaves in the order of last use (`FileIndex`). `Guard` finds the files that were changed.
 
 The index lives on the event loop; files are written in threads (`BlobFiles`). Deleting is done on the loop on purpose: an
 unlink takes about 20 us, less than the hop to a thread, and a name that is deleted later could be a new file's by then.
@@ -15,7 +14,7 @@ unlink takes about 20 us, less than the hop to a thread, and a name that is dele
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import structlog
@@ -27,15 +26,12 @@ from cas.store import BlobStore
 from rexec.worker.blob_files import BlobFiles, FileKey
 from rexec.worker.bundle import Bundle, CachedFile
 from rexec.worker.fetch import fetch
+from rexec.worker.file_index import FileIndex
 from rexec.worker.guard import Guard
 from rexec.worker.hold import Hold
 from rexec.worker.listing import Listing
 
 _log = structlog.get_logger()
-
-MAX_IDLE_NAMES = 50_000
-"""Files in bundles that nobody holds, each counted in each: about 10 MB here, and 60 MB of inodes in the kernel if all are
-watched."""
 
 
 class InputsTooLarge(ResourceExhausted):
@@ -62,22 +58,11 @@ class FileCache:
         self.files = files
         self.max_bytes = max_bytes
         self.guard = guard or Guard(files)
-        self._known: dict[FileKey, CachedFile] = {}
-        self._unpinned: OrderedDict[FileKey, CachedFile] = OrderedDict()
-        """Those of the known files that are in no bundle, oldest first."""
-        self._bundles: dict[Digest, Bundle] = {}
-        """Of directories, whole."""
-        self._idle: OrderedDict[Digest, Bundle] = OrderedDict()
-        """Those of them that nobody holds, oldest first."""
-        self._idle_names = 0
+        self._index = FileIndex(self.guard.let_go)
         self._holds: set[Hold] = set()
         self._arriving: dict[FileKey, _Arrival] = {}
-        self._used_bytes = 0
-        self._pinned_bytes = 0
-        """Of the used bytes, those in bundles."""
         self._reserved_bytes = 0
         """For files on their way; not among the used bytes yet."""
-        self._uses = 0
         self._released = asyncio.Event()
         self.evicted: Callable[[Sequence[FileKey]], None] = lambda _keys: None
         """Told of files that were deleted for want of room; who has links to them should let them go."""
@@ -85,10 +70,10 @@ class FileCache:
     @property
     def used_bytes(self) -> int:
         """Sum of the sizes of all files that are whole."""
-        return self._used_bytes
+        return self._index.used_bytes
 
     def __contains__(self, key: FileKey) -> bool:
-        return key in self._known
+        return key in self._index.known
 
     async def adopt(self) -> None:
         """Take over what an earlier agent left in the directory. Called once, before anything else."""
@@ -101,11 +86,10 @@ class FileCache:
         if not is_told:
             _log.info("changes to cached files are not told here, so all inputs are looked at after every action")
         for key in keys:
-            self._known[key] = self._unpinned[key] = CachedFile(key)
-            self._used_bytes += key.digest.size_bytes
+            self._index.add(CachedFile(key))
         self._evict(0)
-        if self._known:
-            _log.info("took over cached files", files=len(self._known), bytes=self._used_bytes)
+        if self._index.known:
+            _log.info("took over cached files", files=len(self._index.known), bytes=self._index.used_bytes)
 
     async def hold(self, keys: Iterable[FileKey], store: BlobStore) -> Hold:
         """Have these files on disk and keep them there until the answer is released. Waits and raises as `hold_directories`."""
@@ -124,10 +108,10 @@ class FileCache:
         self._require_fits(wanted)
         while True:
             self.forget_changed()
-            bundles = [self._bundles[name] for name in wanted if name in self._bundles]
-            loose = {name: keys for name, keys in wanted.items() if name not in self._bundles}
+            bundles = [self._index.bundles[name] for name in wanted if name in self._index.bundles]
+            loose = {name: keys for name, keys in wanted.items() if name not in self._index.bundles}
             for bundle in bundles:
-                self._take(bundle)
+                self._index.take(bundle)
             try:
                 held = await self._hold_files(frozenset().union(*loose.values()), store) if loose else {}
             except BaseException:
@@ -145,15 +129,11 @@ class FileCache:
                 self._unpin(held.values())
                 continue
             for name, keys in loose.items():
-                made = self._bundles.get(name) if name is not None else None
+                made = self._index.bundles.get(name) if name is not None else None
                 if made is None:
-                    made = Bundle(name, keys, {key: held[key] for key in keys})
-                    self._pin(made.files.values())
-                    made.holders = 1
-                    if name is not None:
-                        self._bundles[name] = made
-                else:
-                    self._take(made)
+                    made = self._index.make(name, keys, {key: held[key] for key in keys})
+                else:  # by another hold meanwhile
+                    self._index.take(made)
                 bundles.append(made)
             self._unpin(held.values())
             hold = Hold(self, bundles)
@@ -161,7 +141,7 @@ class FileCache:
             return hold
 
     def _require_fits(self, wanted: Mapping[Digest | None, frozenset[FileKey]]) -> None:
-        known = [self._bundles.get(name) if name is not None else None for name in wanted]
+        known = [self._index.bundles.get(name) if name is not None else None for name in wanted]
         total_bytes = sum(
             [
                 bundle.size_bytes if bundle is not None else sum([key.digest.size_bytes for key in keys])
@@ -181,10 +161,10 @@ class FileCache:
         """The files, each with a pin, those absent fetched; None if there is no room now. Those of them that were forgotten
         meanwhile say so. Raises as `hold_directories`."""
         while True:
-            absent = [key for key in wanted if key not in self._known]
+            absent = [key for key in wanted if key not in self._index.known]
             mine = [key for key in absent if key not in self._arriving]
             others = [(key, self._arriving[key]) for key in absent if key in self._arriving]
-            held = {key: self._known[key] for key in wanted if key in self._known}
+            held = {key: self._index.known[key] for key in wanted if key in self._index.known}
             if not self._reserve(mine, held.values()):
                 return None
             for _, arrival in others:
@@ -195,7 +175,7 @@ class FileCache:
                 self._unpin(held.values())
                 self._let_go(others)
                 raise
-            held.update((key, self._known[key]) for key in mine)
+            held.update((key, self._index.known[key]) for key in mine)
             try:
                 for _, arrival in others:
                     await asyncio.shield(arrival.done)
@@ -215,7 +195,7 @@ class FileCache:
         """
         taken: dict[FileKey, str] = {}
         for key, path in files:
-            if key not in self._known and key not in self._arriving and key not in taken and self._reserve([key]):
+            if key not in self._index.known and key not in self._arriving and key not in taken and self._reserve([key]):
                 taken[key] = path
         if not taken:
             return
@@ -245,7 +225,7 @@ class FileCache:
 
     def forget(self, keys: Iterable[FileKey]) -> None:
         """Drop files that are not what they should be. Who holds them keeps his links, new actions get new files."""
-        self.forget_files([self._known[key] for key in keys if key in self._known])
+        self.forget_files([self._index.known[key] for key in keys if key in self._index.known])
 
     def forget_files(self, files: Iterable[CachedFile]) -> None:
         """The same for those of the files that the cache still has, and tell those who hold them."""
@@ -258,17 +238,11 @@ class FileCache:
         for hold, held in holders.items():
             hold.touched |= held
             hold.spoilt |= {gone[key] for key in held if times[key] > 1}
-        for bundle in [bundle for bundle in self._bundles.values() if not keys.isdisjoint(bundle.keys)]:
-            bundle.is_broken = True
-            if bundle.holders:
-                if bundle.name is not None:
-                    del self._bundles[bundle.name]
-            else:
-                self._dissolve(bundle)
+        self._index.break_up(keys)
 
     def give_back(self, size_bytes: int) -> None:
         """Delete what was not used for longest, that much of it as far as nobody holds it: the disk is short of room."""
-        self._evict(self.max_bytes - self._used_bytes - self._reserved_bytes + size_bytes)
+        self._evict(self.max_bytes - self._index.used_bytes - self._reserved_bytes + size_bytes)
 
     def released(self, hold: Hold) -> None:
         """A hold is over; it is called once for each."""
@@ -282,7 +256,7 @@ class FileCache:
         siblings = {}
         for key in keys:
             sibling = FileKey(key.digest, not key.is_executable)
-            if sibling in self._known:
+            if sibling in self._index.known:
                 siblings[key] = sibling
         arrived: list[FileKey] = []
         missing: set[Digest] = set()
@@ -290,24 +264,23 @@ class FileCache:
             missing = await fetch(keys, store, self.files, siblings, arrived.append)
         except BaseException:
             self._arrived(keys, arrived)
-            self._unpin([self._known[key] for key in arrived])
+            self._unpin([self._index.known[key] for key in arrived])
             raise
         self._arrived(keys, arrived)
         if missing:
-            self._unpin([self._known[key] for key in arrived])
+            self._unpin([self._index.known[key] for key in arrived])
             raise InputsMissing(sorted(missing, key=lambda digest: digest.hash))
 
     def _reserve(self, keys: Sequence[FileKey], present: Collection[CachedFile] = ()) -> bool:
         """Pin `present` and book room for `keys`, making some if needed; False, and nothing done, if what is held leaves
         too little."""
         needed = sum([key.digest.size_bytes for key in keys])
-        self._pin(present)
+        self._index.pin(present)
         if needed:
-            while self._pinned_bytes + self._reserved_bytes + needed > self.max_bytes:
-                if not self._idle:
+            while self._index.pinned_bytes + self._reserved_bytes + needed > self.max_bytes:
+                if not self._index.dissolve_oldest():
                     self._unpin(present)
                     return False
-                self._dissolve(next(iter(self._idle.values())))
         self._evict(needed)
         self._reserved_bytes += needed
         loop = asyncio.get_running_loop()
@@ -322,12 +295,8 @@ class FileCache:
             arrival = self._arriving.pop(key)
             self._reserved_bytes -= key.digest.size_bytes
             if key in whole:
-                file = arrival.file = self._known[key] = CachedFile(key, arrival.pins - (1 if pins == 0 else 0))
-                self._used_bytes += key.digest.size_bytes
-                if file.pins:
-                    self._pinned_bytes += key.digest.size_bytes
-                else:
-                    self._rest(file)
+                arrival.file = CachedFile(key, arrival.pins - (1 if pins == 0 else 0))
+                self._index.add(arrival.file)
             arrival.done.set_result(None)
         self._released.set()
 
@@ -339,72 +308,19 @@ class FileCache:
             elif arrival.file is not None:
                 self._unpin([arrival.file])
 
-    def _take(self, bundle: Bundle) -> None:
-        if not bundle.holders and bundle.name is not None:
-            del self._idle[bundle.name]
-            self._idle_names -= len(bundle.keys)
-        bundle.holders += 1
+    def _unpin(self, files: Iterable[CachedFile]) -> None:
+        self._index.unpin(files)
+        self._released.set()
 
     def _release(self, bundles: Iterable[Bundle]) -> None:
-        self._uses += 1
-        for bundle in bundles:
-            bundle.holders -= 1
-            if bundle.holders:
-                continue
-            bundle.last_use = self._uses
-            if bundle.is_broken or bundle.name is None:
-                self._dissolve(bundle)
-            else:
-                self._idle[bundle.name] = bundle
-                self._idle_names += len(bundle.keys)
-        while self._idle_names > MAX_IDLE_NAMES:
-            self._dissolve(next(iter(self._idle.values())))
+        self._index.release(bundles)
         self._released.set()
-
-    def _dissolve(self, bundle: Bundle) -> None:
-        """Let the files of a bundle go that nobody holds."""
-        if bundle.name is not None and self._idle.get(bundle.name) is bundle:
-            del self._idle[bundle.name], self._bundles[bundle.name]
-            self._idle_names -= len(bundle.keys)
-        bundle.is_dissolved = True
-        self._unpin(bundle.files.values(), bundle.last_use)
-
-    def _pin(self, files: Iterable[CachedFile]) -> None:
-        for file in files:
-            if not file.pins:
-                del self._unpinned[file.key]
-                self._pinned_bytes += file.key.digest.size_bytes
-            file.pins += 1
-
-    def _unpin(self, files: Iterable[CachedFile], last_use: int | None = None) -> None:
-        for file in files:
-            file.pins -= 1
-            if not file.pins and not file.is_forgotten:
-                self._pinned_bytes -= file.key.digest.size_bytes
-                self.guard.let_go(file)
-                self._rest(file, last_use)
-        self._released.set()
-
-    def _rest(self, file: CachedFile, last_use: int | None = None) -> None:
-        """File it among those in no bundle, which are in the order of last use, nearly: one used after some of the others, but
-        not last, goes before them all."""
-        file.last_use = self._uses if last_use is None else last_use
-        self._unpinned[file.key] = file
-        if file.last_use < self._uses:
-            self._unpinned.move_to_end(file.key, last=False)
 
     def _evict(self, needed_bytes: int) -> None:
         """Delete what was not used for longest until `needed_bytes` more fit."""
-        excess = self._used_bytes + self._reserved_bytes + needed_bytes - self.max_bytes
+        excess = self._index.used_bytes + self._reserved_bytes + needed_bytes - self.max_bytes
         victims = []
-        while excess > 0:
-            file = next(iter(self._unpinned.values()), None)
-            bundle = next(iter(self._idle.values()), None)
-            if bundle is not None and (file is None or bundle.last_use <= file.last_use):
-                self._dissolve(bundle)
-                continue
-            if file is None:
-                break
+        while excess > 0 and (file := self._index.oldest()) is not None:
             self._drop(file)
             victims.append(file.key)
             excess -= file.key.digest.size_bytes
@@ -412,13 +328,5 @@ class FileCache:
             self.evicted(victims)
 
     def _drop(self, file: CachedFile) -> None:
-        """Delete a file."""
-        file.is_forgotten = True
-        del self._known[file.key]
-        self._used_bytes -= file.key.digest.size_bytes
-        if file.pins:
-            self._pinned_bytes -= file.key.digest.size_bytes
-        else:
-            del self._unpinned[file.key]
-        self.guard.let_go(file)
+        self._index.drop(file)
         self.files.remove(file.key)

@@ -13,7 +13,6 @@ from cas.digest import Digest
 from cas.memory import MemoryStore
 from cas.tree import parse_directory
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
-from rexec.worker import files as files_module
 from rexec.worker.blob_files import BlobFiles, FileKey
 from rexec.worker.files import FileCache
 from rexec.worker.hold import Hold
@@ -114,7 +113,7 @@ async def test_what_is_held_stays_and_who_needs_its_room_waits(shelf: Shelf) -> 
 
 async def test_files_in_several_directories_take_room_once(shelf: Shelf) -> None:
     with await shelf.hold("abcdefgh", "abcdefg", "abcdef"):
-        assert shelf.cache.used_bytes == shelf.cache._pinned_bytes == 8 * SIZE
+        assert shelf.cache.used_bytes == shelf.cache._index.pinned_bytes == 8 * SIZE
 
 
 async def test_a_directory_with_a_forgotten_file_is_held_anew_with_another(shelf: Shelf) -> None:
@@ -146,26 +145,26 @@ async def test_a_file_that_is_forgotten_while_others_are_fetched_is_fetched_as_w
 
 
 async def test_no_more_idle_names_are_remembered_than_may_be(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files_module, "MAX_IDLE_NAMES", 6)
+    monkeypatch.setattr(shelf.cache._index, "_max_idle_names", 6)
     for directory in ("abc", "def", "gh"):
         (await shelf.hold(directory)).release()
-    assert (shelf.cache._idle_names, len(shelf.cache._bundles)) == (5, 2)
-    assert shelf.cache._pinned_bytes == 5 * SIZE
+    assert (shelf.cache._index._idle_names, len(shelf.cache._index.bundles)) == (5, 2)
+    assert shelf.cache._index.pinned_bytes == 5 * SIZE
     assert shelf.has() == "abcdefgh"
     with await shelf.hold("abc"):
-        assert shelf.cache._idle_names == 5
+        assert shelf.cache._index._idle_names == 5
 
 
 def require_consistent(cache: FileCache) -> None:
-    known = cache._known
-    bundles = {*cache._bundles.values(), *(bundle for hold in cache._holds for bundle in hold.bundles.values())}
+    known = cache._index.known
+    bundles = {*cache._index.bundles.values(), *(bundle for hold in cache._holds for bundle in hold.bundles.values())}
     pins = Counter(file for bundle in bundles for file in bundle.files.values())
     assert {file: file.pins for file in known.values()} == {file: pins[file] for file in known.values()}
-    assert set(cache._unpinned) == {each for each, file in known.items() if not file.pins}
-    assert cache._used_bytes == sum(each.digest.size_bytes for each in known) <= cache.max_bytes
-    assert cache._pinned_bytes == sum(each.digest.size_bytes for each, file in known.items() if file.pins)
-    assert cache._idle == {name: bundle for name, bundle in cache._bundles.items() if not bundle.holders}
-    assert cache._idle_names == sum(len(bundle.keys) for bundle in cache._idle.values())
+    assert set(cache._index._unpinned) == {each for each, file in known.items() if not file.pins}
+    assert cache._index.used_bytes == sum(each.digest.size_bytes for each in known) <= cache.max_bytes
+    assert cache._index.pinned_bytes == sum(each.digest.size_bytes for each, file in known.items() if file.pins)
+    assert cache._index._idle == {name: bundle for name, bundle in cache._index.bundles.items() if not bundle.holders}
+    assert cache._index._idle_names == sum(len(bundle.keys) for bundle in cache._index._idle.values())
     holders = Counter(bundle for hold in cache._holds for bundle in hold.bundles.values())
     assert {bundle: bundle.holders for bundle in bundles} == {bundle: holders[bundle] for bundle in bundles}
 
@@ -199,9 +198,9 @@ async def test_releases_and_failures_leave_every_count_at_nothing(shelf: Shelf) 
     with await shelf.hold("abc"), await shelf.hold("abc", "cd"):
         shelf.cache.forget([key("c")])
     (await shelf.hold("vwxyz")).release()
-    while shelf.cache._idle:
-        shelf.cache._dissolve(next(iter(shelf.cache._idle.values())))
-    assert (shelf.cache._pinned_bytes, shelf.cache._idle_names, shelf.cache._bundles) == (0, 0, {})
-    assert set(shelf.cache._known) == set(shelf.cache._unpinned)
-    assert all(file.pins == 0 for file in shelf.cache._known.values())
+    while shelf.cache._index.dissolve_oldest():
+        require_consistent(shelf.cache)
+    assert (shelf.cache._index.pinned_bytes, shelf.cache._index._idle_names, shelf.cache._index.bundles) == (0, 0, {})
+    assert set(shelf.cache._index.known) == set(shelf.cache._index._unpinned)
+    assert all(file.pins == 0 for file in shelf.cache._index.known.values())
     assert not shelf.cache._holds

@@ -95,7 +95,7 @@ async def test_a_blob_wanted_twice_at_once_is_fetched_once(tmp_path: Path, store
     for hold in holds:
         hold.release()
         hold.release()
-    assert cache._pinned_bytes == 0
+    assert cache._index.pinned_bytes == 0
 
 
 async def test_a_failed_fetch_is_tried_again_by_those_who_waited_for_it(tmp_path: Path, store: MemoryStore) -> None:
@@ -118,7 +118,7 @@ async def test_a_failed_fetch_is_tried_again_by_those_who_waited_for_it(tmp_path
     assert isinstance(first, Unavailable)
     assert not isinstance(second, BaseException)
     second.release()
-    assert (cache._pinned_bytes, cache._reserved_bytes, cache.used_bytes) == (0, 0, 900)
+    assert (cache._index.pinned_bytes, cache._reserved_bytes, cache.used_bytes) == (0, 0, 900)
 
 
 async def test_missing_and_wrong_blobs_leave_no_room_booked(tmp_path: Path, store: MemoryStore) -> None:
@@ -132,7 +132,7 @@ async def test_missing_and_wrong_blobs_leave_no_room_booked(tmp_path: Path, stor
     with pytest.raises(DigestMismatch):
         await cache.hold([a], store)
     assert a not in cache
-    assert (cache._pinned_bytes, cache._reserved_bytes) == (0, 0)
+    assert (cache._index.pinned_bytes, cache._reserved_bytes) == (0, 0)
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
@@ -217,7 +217,7 @@ async def test_outputs_are_taken_as_far_as_there_is_room(tmp_path: Path, store: 
     assert cache.files.is_intact(key(b"f" * 200))
     held.release()
     (await cache.hold([key(b"f" * 200)], store)).release()
-    assert cache._pinned_bytes == 0
+    assert cache._index.pinned_bytes == 0
 
 
 async def test_a_cancelled_hold_gives_everything_back(tmp_path: Path, store: MemoryStore) -> None:
@@ -237,7 +237,7 @@ async def test_a_cancelled_hold_gives_everything_back(tmp_path: Path, store: Mem
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (cache._pinned_bytes, cache._reserved_bytes) == (0, 0)
+    assert (cache._index.pinned_bytes, cache._reserved_bytes) == (0, 0)
 
 
 async def test_who_lets_a_changed_file_go_does_not_let_the_new_one_go(tmp_path: Path, store: MemoryStore) -> None:
@@ -254,7 +254,7 @@ async def test_who_lets_a_changed_file_go_does_not_let_the_new_one_go(tmp_path: 
         assert content(cache, a) == b"a" * 600
     async with asyncio.timeout(10):
         (await waiting).release()
-    assert (cache._pinned_bytes, cache.used_bytes) == (0, 600)
+    assert (cache._index.pinned_bytes, cache.used_bytes) == (0, 600)
 
 
 async def test_a_file_changed_while_two_hold_it_is_spoilt_for_both(tmp_path: Path, store: MemoryStore) -> None:
@@ -291,4 +291,4 @@ async def test_what_a_cancelled_fetch_still_wrote_is_counted(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert content(cache, a) == data
-    assert (a in cache, cache.used_bytes, cache._pinned_bytes, cache._reserved_bytes) == (True, size_bytes, 0, 0)
+    assert (a in cache, cache.used_bytes, cache._index.pinned_bytes, cache._reserved_bytes) == (True, size_bytes, 0, 0)
