@@ -33,10 +33,14 @@ def task_seconds(waiting: Waiting) -> float:
     return max(expected, LEAST_SECONDS * waiting.tasks)
 
 
-def places(waiting: Waiting, target_wait_seconds: float, start_seconds: float) -> float:
-    """How many of these tasks should run at once; of work that is done sooner than it may wait a fraction of one."""
+def places(waiting: Waiting, target_wait_seconds: float, start_seconds: float, coming_seconds: float = 0.0) -> float:
+    """How many of these tasks should run at once; of work that is done sooner than it may wait a fraction of one.
+
+    `coming_seconds`: for how long workers have been on their way. So long it says nothing about estimates that work waits.
+    """
     seconds = task_seconds(waiting)
-    late = min(LATEST, max(1.0, waiting.oldest_seconds / (start_seconds + target_wait_seconds)))
+    waited = waiting.oldest_seconds - coming_seconds
+    late = min(LATEST, max(1.0, waited / (start_seconds + target_wait_seconds)))
     longest = min(max(waiting.longest_seconds, seconds / waiting.tasks), seconds)
     if longest > target_wait_seconds:
         # One is as long as that; how many others are is not known, and so they count with their length.

@@ -113,14 +113,14 @@ class _Plan:
 
     def place(self, work: Waiting, fitting: Sequence[PoolView]) -> None:
         """Share one kind of work out."""
-        rooms = [(self.rooms[pool.name], *_slots(work, pool)) for pool in fitting]
+        rooms = [(self.rooms[pool.name], *_slots(work, self.rooms[pool.name])) for pool in fitting]
         placing = _Placing(work)
         for room, slots, each in rooms:
             placing.note(room, room.take_free(placing.left * slots, each, work.oldest_seconds) / slots)
         for room, slots, _each in rooms:
             placing.note(room, room.take_coming(placing.left * slots) / slots)
         for room, _slots_wanted, each in rooms:
-            horizon = max(room.pool.start_seconds, room.pool.target_wait_seconds) - work.oldest_seconds
+            horizon = _horizon_seconds(room.pool, work.oldest_seconds)
             slot_seconds = task_seconds(work) * each
             placing.note(room, room.take_seconds(placing.left * slot_seconds, horizon) / slot_seconds)
         # A pool whose workers do not come is asked last, but not for more of them before those have come.
@@ -171,8 +171,7 @@ class _Plan:
         elif missing or room.present + room.starts < pool.min:
             parts.append(held_back or "held back")
         if room.overdue:
-            oldest = max(member.age_seconds for member in room.starting)
-            parts.append(f"{room.overdue} asked for up to {oldest:.0f}s ago have not come")
+            parts.append(f"{room.overdue} asked for up to {room.coming_seconds:.0f}s ago have not come")
         return "; ".join(parts)
 
 
@@ -180,10 +179,19 @@ def _identity(work: Waiting) -> tuple[str, list[tuple[str, str]], str, int, int,
     return work.instance_name, sorted(work.pairs), work.tenant, work.slots, work.cpu_millis, work.memory_bytes
 
 
-def _slots(work: Waiting, pool: PoolView) -> tuple[float, float]:
+def _slots(work: Waiting, room: Room) -> tuple[float, float]:
     """Slots of a pool that work should have at once, and what one of its tasks takes."""
+    pool = room.pool
     each = slots_taken(work, pool.offer)
-    return max(_NOTHING, places(work, pool.target_wait_seconds, pool.start_seconds) * each), each
+    at_once = places(work, pool.target_wait_seconds, pool.start_seconds, room.coming_seconds)
+    return max(_NOTHING, at_once * each), each
+
+
+def _horizon_seconds(pool: PoolView, oldest_seconds: float) -> float:
+    """Until when a slot that is busy now must be free to do what waits instead of a new one: until a new one would be there, or
+    as long as work may wait, if that is longer. What has waited for longer than it may brings this nearer: whoever has sent it
+    sends more as soon as some is done, and so the queue never ends."""
+    return max(pool.start_seconds, pool.target_wait_seconds) - max(0.0, oldest_seconds - pool.target_wait_seconds)
 
 
 def _unneeded(room: Room, wanted: int) -> tuple[str, ...]:

@@ -31,10 +31,9 @@ def workers_for(slots: float, each: int) -> int:
     return max(0, math.ceil(slots / each - _SMALL))
 
 
-def is_overdue(member: Member, pool: PoolView) -> bool:
-    """Whether a worker that starts should have come long ago."""
-    late = member.age_seconds > OVERDUE_FACTOR * pool.start_seconds + OVERDUE_SECONDS
-    return member.state is MemberState.STARTING and late
+def overdue_seconds(start_seconds: float) -> float:
+    """After how long a worker that usually takes so long should have come. One that is cancelled after that has failed."""
+    return OVERDUE_FACTOR * start_seconds + OVERDUE_SECONDS
 
 
 class Room:
@@ -50,7 +49,10 @@ class Room:
         """Workers that run something."""
         self.idle = [member for member in ready if member.busy_slots <= 0]
         self.starting = [member for member in members if member.state is MemberState.STARTING]
-        self.overdue = sum(is_overdue(member, pool) for member in self.starting)
+        self.coming_seconds = max((member.age_seconds for member in self.starting), default=0.0)
+        """For how long the first of them has been on its way."""
+        latest = overdue_seconds(pool.start_seconds)
+        self.overdue = sum(member.age_seconds > latest for member in self.starting)
         self.away = sum(member.state is MemberState.AWAY for member in members)
         self.present = self.ready + len(self.starting) + self.away
         self.all = len(members)

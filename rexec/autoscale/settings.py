@@ -56,7 +56,7 @@ class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Workers that are kept without any work."""
     max: int = 10
     """The most workers; of a pool with `container_images`: over all images."""
-    target_wait_seconds: float = 20.0
+    target_wait_seconds: float = 10.0
     """How long work may wait for want of workers. Smaller: more workers for the same work, sooner done, no dearer unless they
     take long to start."""
     idle_seconds: float = 120.0

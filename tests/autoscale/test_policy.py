@@ -76,6 +76,10 @@ class TestWhatIsThere:
         assert decided(pool(), waiting, on_their_way).start == 0
         assert decided(pool(), waiting, on_their_way[:7]).start == 3
 
+    def test_work_that_waits_for_workers_to_come_is_not_late_for_that(self) -> None:
+        on_their_way = [starting(f"w{number}", age=400.0) for number in range(10)]
+        assert decided(pool(), [work(160, 5, oldest_seconds=401.0)], on_their_way).start == 0
+
     def test_busy_slots_serve_what_they_can_before_new_ones_come(self) -> None:
         slow = pool(slots=1, start_seconds=60.0)
         assert decided(slow, [work(10, 5)], [ready("a", slots=1, busy=1, rest=5.0)]).start == 0
@@ -89,6 +93,11 @@ class TestWhatIsThere:
         slow = pool(slots=1, start_seconds=60.0)
         refilled = work(8, 5, oldest_seconds=40.0)
         assert decided(slow, [refilled], [ready("a", slots=1, busy=1, rest=2.0)]).start > 0
+
+    def test_a_pool_that_has_just_come_up_is_not_doubled_for_what_it_will_do_next(self) -> None:
+        second_half = work(100, 5, oldest_seconds=10.0)
+        one = pool(slots=1, target_wait_seconds=10.0)
+        assert decided(one, [second_half], [ready(f"w{n}", slots=1, busy=1, rest=5.0) for n in range(100)]).start == 0
 
     def test_a_free_slot_that_is_left_alone_for_seconds_does_not_fit(self) -> None:
         beside = [ready("a", busy=1, rest=500.0)]

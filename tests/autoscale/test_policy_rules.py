@@ -76,7 +76,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @given(cases(), st.integers(0, 20))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_no_limit_is_ever_passed(case: Case, startable: int) -> None:
     pools, waiting, members = case
     decisions = decide(pools, waiting, members, startable=startable)
@@ -95,7 +95,7 @@ def test_no_limit_is_ever_passed(case: Case, startable: int) -> None:
 
 
 @given(cases())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_only_idle_workers_leave_and_only_starting_ones_are_cancelled(case: Case) -> None:
     pools, waiting, members = case
     by_name = {member.name: member for member in members}
@@ -114,7 +114,7 @@ def test_only_idle_workers_leave_and_only_starting_ones_are_cancelled(case: Case
 
 
 @given(cases(), works.filter(lambda work: work.tasks > 0))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_more_waiting_work_never_makes_a_pool_smaller(case: Case, more: Waiting) -> None:
     pools, waiting, members = case
     before = decide(pools, waiting, members)
@@ -125,7 +125,7 @@ def test_more_waiting_work_never_makes_a_pool_smaller(case: Case, more: Waiting)
 
 
 @given(cases(), st.integers(0, 5), st.integers(1, 50), st.floats(0, 500))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_more_tasks_of_a_kind_never_make_a_pool_smaller(case: Case, which: int, tasks: int, longer: float) -> None:
     pools, waiting, members = case
     if not waiting or waiting[which % len(waiting)].slot_seconds == 0:
@@ -139,7 +139,7 @@ def test_more_tasks_of_a_kind_never_make_a_pool_smaller(case: Case, which: int, 
 
 
 @given(cases())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_without_work_and_with_everything_idle_for_long_each_pool_goes_back_to_its_min(case: Case) -> None:
     pools, _waiting, members = case
     idle = [
@@ -152,7 +152,7 @@ def test_without_work_and_with_everything_idle_for_long_each_pool_goes_back_to_i
 
 
 @given(cases())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_nothing_starts_beyond_min_for_work_that_fits_no_pool(case: Case) -> None:
     pools, waiting, members = case
     foreign = [replace(work, pairs=frozenset({("q", "z")})) for work in waiting]
@@ -162,7 +162,7 @@ def test_nothing_starts_beyond_min_for_work_that_fits_no_pool(case: Case) -> Non
 
 
 @given(cases(), st.randoms(use_true_random=False))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_order_of_work_and_workers_changes_nothing(case: Case, shuffle: random.Random) -> None:
     pools, waiting, members = case
     # Whoever groups the work makes one group of what is alike.
