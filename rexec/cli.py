@@ -12,11 +12,14 @@ import click
 from rexec import __version__
 from rexec.address import channel_target
 from rexec.agent_copy import copy_agent_command
+from rexec.autoscale.settings import PoolKind
+from rexec.autoscale_command import autoscale
 from rexec.client_flags import client_flags, reachable, worker_flags
-from rexec.command_line import CONFIG, configured, run
+from rexec.command_line import CONFIG, configured, properties_in, resources_in, run
 from rexec.config import Config
 from rexec.drain_command import drain
 from rexec.exposure import warnings
+from rexec.local_pools import autoscaling_of
 from rexec.part_command import part
 from rexec.role_commands import access_of, frontend, named, scheduler
 from rexec.status_commands import DEFAULT_SERVER, ps, top, workers
@@ -41,12 +44,16 @@ def main() -> None:
         rexec scheduler
         rexec frontend --scheduler grpc://HOST:PORT
         rexec worker --server grpc://HOST:PORT
+    Workers that come and go with the work, as processes or as pods:
+        rexec serve --workers 0..8
+        rexec autoscale --server grpc://HOST:PORT --config FILE
     """
 
 
 main.add_command(scheduler)
 main.add_command(part)
 main.add_command(frontend)
+main.add_command(autoscale)
 main.add_command(ps)
 main.add_command(top)
 main.add_command(workers)
@@ -65,7 +72,13 @@ main.add_command(copy_agent_command)
     "--slots",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Actions that this machine runs at once; 0 serves without a local worker. [default: one for each core]",
+    help="Actions that this machine runs at once; 0 serves without a local worker. With --workers: that each of them runs at "
+    "once. [default: one for each core; with --workers 1]",
+)
+@click.option(
+    "--workers",
+    metavar="MIN..MAX",
+    help="Start and end so many worker processes on this machine, such as 0..8, as there is work for. [default: one that stays]",
 )
 @click.option(
     "--processes",
@@ -80,6 +93,7 @@ def serve(
     listen: tuple[str, ...],
     state_dir: str | None,
     slots: int | None,
+    workers: str | None,
     processes: int | None,
     config: Path | None,
     metrics_listen: str | None,
@@ -94,6 +108,7 @@ def serve(
         config,
         server__listen=listen or None,
         state_dir=state_dir,
+        workers=workers,
         slots=slots,
         processes=processes,
         server__metrics_listen=metrics_listen,
@@ -136,7 +151,28 @@ def serve(
 @click.option("--tls-certificate", metavar="FILE", help="Certificate to show, if the server wants one; with --tls-key.")
 @click.option("--tls-key", metavar="FILE", help="Private key of the certificate.")
 @click.option("--token-file", metavar="FILE", help="File with the bearer token to show.")
-@click.option("--name", metavar="NAME", help="The worker's name in results and logs. [default: HOST-PID]")
+@click.option(
+    "--name",
+    envvar="REXEC_WORKER_NAME",
+    metavar="NAME",
+    help="The worker's name in results and logs. [default: $REXEC_WORKER_NAME or HOST-PID]",
+)
+@click.option(
+    "--property",
+    "properties",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Platform property to offer; may be repeated, also for several values of one. Replaces what [worker.properties] "
+    "has of that name.",
+)
+@click.option(
+    "--resource",
+    "resources",
+    multiple=True,
+    metavar="NAME=AMOUNT",
+    help="What its actions may use up together: cpu in thousandths of a core, memory in bytes, or any other. Replaces what "
+    "[worker.resources] has of that name.",
+)
 @click.option(
     "--instance-name",
     "instance_names",
@@ -173,6 +209,8 @@ def worker(
     tls_key: str | None,
     token_file: str | None,
     name: str | None,
+    properties: tuple[str, ...],
+    resources: tuple[str, ...],
     instance_names: tuple[str, ...],
     cache_max_bytes: int | None,
     drain_grace_seconds: float | None,
@@ -193,8 +231,11 @@ def worker(
         channel_target(server)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--server") from error
+    from_file = configured(config).worker
     settings = configured(
         config,
+        worker__properties={**from_file.properties, **properties_in(properties)} if properties else None,
+        worker__resources={**from_file.resources, **resources_in(resources)} if resources else None,
         worker__scheduler=scheduler.split(",") if scheduler is not None else None,
         worker__slots=slots,
         worker__cache_dir=cache_dir,
@@ -300,7 +341,7 @@ def check_config(file: Path) -> None:
         raise click.ClickException(f"{file}: {error}") from error
     click.echo(f"{file}: good")
     click.echo(f"  listens on {', '.join(settings.server.listen)}; instance names {named(settings)}")
-    click.echo(f"  keeps its data in {settings.state_path}; {settings.local_slots} local slots")
+    click.echo(f"  keeps its data in {settings.state_path}; {local_workers(settings)}")
     for text in warnings(settings, settings.server.listen):
         click.echo(f"  warning: {text}")
 
@@ -319,15 +360,31 @@ def config_command(file: Path | None) -> None:
 
 def greeting(config: Config, addresses: tuple[str, ...]) -> str:
     """What `rexec serve` prints once it answers calls: where it is, and what to paste into the clients."""
-    slots = config.local_slots
     hostname = socket.gethostname()
     access = access_of(config)
     lines = [
         f"rexec {__version__} serves on {', '.join(addresses)}",
-        f"  {slots} local slot{'' if slots == 1 else 's'}; instance names {named(config)}; data in {config.state_path}",
+        f"  {local_workers(config)}; instance names {named(config)}; data in {config.state_path}",
+        *pool_lines(config),
     ]
-    if slots == 0:
+    if config.local_slots == 0 and not autoscaling_of(config).pools:
         lines.append(f"  no local worker: start some with  {worker_flags(reachable(addresses[0], hostname), access)}")
     lines += [f"  warning: {text}" for text in warnings(config, addresses)]
     flags = client_flags(addresses[0], config.server.instance_names, True, hostname, access)
     return "\n".join([*lines, "", flags, "", "Ctrl-C stops the server."])
+
+
+def local_workers(config: Config) -> str:
+    """What runs actions on this machine, for people."""
+    slots = config.local_slots
+    pools = [pool for pool in autoscaling_of(config).pools if pool.kind is PoolKind.LOCAL]
+    if slots or not pools:
+        return f"{slots} local slot{'' if slots == 1 else 's'}"
+    of_each = f"{pools[0].slots} slot{'' if pools[0].slots == 1 else 's'} each"
+    return f"{sum(pool.min for pool in pools)} to {sum(pool.max for pool in pools)} local workers as there is work, {of_each}"
+
+
+def pool_lines(config: Config) -> list[str]:
+    """The pools of workers elsewhere."""
+    pools = autoscaling_of(config).pools
+    return [f"  pool {pool.name}: {pool.min} to {pool.max} pods" for pool in pools if pool.kind is PoolKind.KUBERNETES]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,32 @@ def configured(file: Path | None, **changes: Any) -> Config:
         return with_changes(config, **changes)
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
+
+
+def properties_in(options: Sequence[str]) -> dict[str, list[str]]:
+    """The platform properties in NAME=VALUE options, with all values of each name. Raises click.BadParameter."""
+    properties: dict[str, list[str]] = {}
+    for name, value in _pairs("--property", options, "NAME=VALUE"):
+        properties.setdefault(name, []).append(value)
+    return properties
+
+
+def resources_in(options: Sequence[str]) -> dict[str, int]:
+    """The amounts in NAME=AMOUNT options. Raises click.BadParameter."""
+    resources = {}
+    for name, amount in _pairs("--resource", options, "NAME=AMOUNT"):
+        if not (amount.isascii() and amount.isdecimal() and len(amount) < 20):
+            raise click.BadParameter(f"{name}={amount[:80]}, expected a whole number", param_hint="--resource")
+        resources[name] = int(amount)
+    return resources
+
+
+def _pairs(option: str, said: Sequence[str], form: str) -> Iterator[tuple[str, str]]:
+    for text in said:
+        name, sign, value = text.partition("=")
+        if not name or not sign:
+            raise click.BadParameter(f"{text[:80]!r}, expected {form}", param_hint=option)
+        yield name, value
 
 
 def run(main_coroutine: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from protos.rexec.scheduler.v1 import autoscaling_pb2, fleet_pb2, frontends_pb2, status_pb2
 from protos.rexec.worker.v1 import worker_pb2
+from rexec.autoscale_telemetry import AutoscaleTelemetry
+from rexec.autoscaling import CannotScale, autoscaling
+from rexec.autoscaling_source import BrokerSource
 from rexec.config import Config
-from rexec.edge import Edge, Running
+from rexec.edge import CannotServe, Edge, Running
+from rexec.local_pools import autoscaling_of
 from rexec.scheduler.autoscaling_service import AutoscalingService
 from rexec.scheduler.broker import Broker
 from rexec.scheduler.clock import Clock
@@ -54,6 +59,25 @@ class Core:
         edge.server.add(status_pb2, "Status", StatusService(self.broker.status))
         edge.server.add(fleet_pb2, "Fleet", FleetService(self.broker))
         edge.server.add(autoscaling_pb2, "Autoscaling", AutoscalingService(self.broker))
+
+    @asynccontextmanager
+    async def pools(self, config: Config, config_file: Path | None, socket: Path) -> AsyncIterator[None]:
+        """Keep the pools of workers that are configured meanwhile, if any are. Workers of this machine connect at the Unix
+        socket. Raises CannotServe."""
+        if not autoscaling_of(config).pools:
+            yield
+            return
+        observer = AutoscaleTelemetry(self._edge.telemetry.registry)
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(
+                    autoscaling(
+                        config, config_file, f"unix:{socket}", BrokerSource(self.broker), observer, keeps_state=True
+                    )
+                )
+            except CannotScale as error:
+                raise CannotServe(str(error)) from error
+            yield
 
     @asynccontextmanager
     async def answering(self) -> AsyncIterator[Running]:

@@ -13,12 +13,13 @@ import os
 import signal
 import sys
 from contextlib import AbstractAsyncContextManager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
 
-from rexec.command_line import run
+from rexec.command_line import CONFIG, run
 from rexec.config import Config
 
 if TYPE_CHECKING:
@@ -32,21 +33,22 @@ ALIVE_SECONDS: Final = 5.0
 @click.command(hidden=True)
 @click.argument("role", type=click.Choice(["core", "frontend"]))
 @click.option("--parent-pid", type=click.IntRange(min=1), required=True, metavar="PID")
-def part(role: str, parent_pid: int) -> None:
+@click.option("--config", type=CONFIG, metavar="FILE", help="For workers that this process starts.")
+def part(role: str, parent_pid: int, config: Path | None) -> None:
     """A process of `rexec serve --processes`."""
-    config = msgspec.json.decode(sys.stdin.buffer.read(), type=Config)
+    settings = msgspec.json.decode(sys.stdin.buffer.read(), type=Config)
     from rexec import logs
     from rexec.edge import CannotServe
     from rexec.server import until_stopped
     from rexec.worker.processes import die_with_parent
 
-    logs.configure(config.server)
+    logs.configure(settings.server)
     # Ended by the supervisor, or with it.
     die_with_parent(signal.SIGTERM)
     if os.getppid() != parent_pid:
         return
     try:
-        run(lambda: until_stopped(_role(role, config), lambda _addresses: None, tell))
+        run(lambda: until_stopped(_role(role, settings, config), lambda _addresses: None, tell))
     except CannotServe as error:
         raise click.ClickException(str(error)) from error
 
@@ -66,11 +68,11 @@ def tell(running: Running) -> None:
     loop.call_later(ALIVE_SECONDS, live)
 
 
-def _role(role: str, config: Config) -> AbstractAsyncContextManager[Running]:
+def _role(role: str, config: Config, config_file: Path | None) -> AbstractAsyncContextManager[Running]:
     if role == "core":
         from rexec.scheduler_role import running_scheduler
 
-        return running_scheduler(config, as_core=True)
+        return running_scheduler(config, as_core=True, config_file=config_file)
     from rexec.frontend_role import running_frontend
 
     return running_frontend(config, beside_core=True)

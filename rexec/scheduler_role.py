@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from rexec.config import Config
 from rexec.core import Core
@@ -20,9 +21,12 @@ from rexec.stores import StoreUnusable, open_held
 
 
 @asynccontextmanager
-async def running_scheduler(config: Config, as_core: bool = False) -> AsyncIterator[Running]:
+async def running_scheduler(
+    config: Config, as_core: bool = False, config_file: Path | None = None
+) -> AsyncIterator[Running]:
     """A scheduler of this configuration, until the block ends. As the core of `rexec serve --processes` it listens on its
-    Unix socket only, and shares its store on disk with the frontends. Raises CannotServe."""
+    Unix socket only, shares its store on disk with the frontends, and keeps the pools of workers; `config_file` is for those of
+    this machine. Raises CannotServe."""
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         journal: Journal | None = None
@@ -41,4 +45,8 @@ async def running_scheduler(config: Config, as_core: bool = False) -> AsyncItera
         if config.store.kind != "remote":
             await stack.enter_async_context(offer_cache(edge.server, config, held, executes=False))
         await stack.enter_async_context(offer_assets(edge.server, config, held))
-        yield await stack.enter_async_context(core.answering())
+        answering = await stack.enter_async_context(core.answering())
+        if as_core:
+            assert answering.socket is not None
+            await stack.enter_async_context(core.pools(config, config_file, answering.socket))
+        yield answering

@@ -36,19 +36,22 @@ log = structlog.get_logger()
 Ready = Callable[[tuple[str, ...]], None]
 """Is told the addresses once calls are answered."""
 
+Beside = Callable[[Core, Running], AbstractAsyncContextManager[None]]
+"""What runs while a server answers."""
+
 
 async def serve(config: Config, config_file: Path | None, ready: Ready) -> None:
     """Serve until SIGINT or SIGTERM. Raises CannotServe."""
 
     @asynccontextmanager
-    async def with_worker() -> AsyncIterator[Running]:
-        async with running(config) as server, AsyncExitStack() as stack:
+    async def with_workers(core: Core, server: Running) -> AsyncIterator[None]:
+        assert server.socket is not None
+        async with core.pools(config, config_file, server.socket), AsyncExitStack() as stack:
             if config.local_slots > 0:
-                assert server.socket is not None
                 await stack.enter_async_context(_local_worker(config, config_file, server.socket))
-            yield server
+            yield
 
-    await until_stopped(with_worker(), ready)
+    await until_stopped(running(config, with_workers), ready)
 
 
 async def until_stopped(
@@ -104,8 +107,9 @@ async def _entered(role: AbstractAsyncContextManager[Running]) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def running(config: Config) -> AsyncIterator[Running]:
-    """A server of this configuration without local workers, until the block ends. Raises CannotServe."""
+async def running(config: Config, beside: Beside | None = None) -> AsyncIterator[Running]:
+    """A server of this configuration, until the block ends: without workers of its own, but for what runs `beside` it while it
+    answers. Raises CannotServe."""
     clock = SystemClock()
     async with opened_edge(config) as edge, AsyncExitStack() as stack:
         try:
@@ -118,7 +122,10 @@ async def running(config: Config) -> AsyncIterator[Running]:
         others = offer_execution(edge, config, held, core.broker, inputs, clock)
         await stack.enter_async_context(offer_cache(edge.server, config, held, executes=True, others=others))
         await stack.enter_async_context(offer_assets(edge.server, config, held))
-        yield await stack.enter_async_context(core.answering())
+        server = await stack.enter_async_context(core.answering())
+        if beside is not None:
+            await stack.enter_async_context(beside(core, server))
+        yield server
 
 
 @asynccontextmanager

@@ -78,7 +78,8 @@ class _Parts:
         # The core is called through its socket, which needs no credentials, and is as patient as it takes to start again.
         frontend = msgspec.structs.replace(config.frontend, schedulers=(f"unix:{server}",))
         for_frontends = msgspec.structs.replace(for_core, frontend=frontend)
-        self._core = KeptProcess("core", _command("core"), msgspec.json.encode(for_core))
+        own_file = ["--config", str(config_file.absolute())] if config_file is not None else []
+        self._core = KeptProcess("core", [*_command("core"), *own_file], msgspec.json.encode(for_core))
         self._frontends = [
             KeptProcess(f"frontend {number}", _command("frontend"), msgspec.json.encode(for_frontends))
             for number in range(1, config.processes + 1)

@@ -36,6 +36,7 @@ def fleet_view(
     attached: Collection[str] = (),
     leaving: Collection[str] = (),
     wall: float = 0.0,
+    snapshot_age_seconds: float = 0.0,
 ) -> FleetView:
     """`machines` holds those that are being asked for, too. `attached`: names of those whose worker has been there; `leaving`: of
     those that were asked to go and that the scheduler may not have told of yet. `wall`: now, in seconds since 1970."""
@@ -49,7 +50,17 @@ def fleet_view(
         pool = shape_name(families, machine.pool, machine.image)
         if pool in found:
             state = state_of(machine, workers.get(name), name in attached, name in leaving)
-            members.append(_member(machine, pool, found[pool].settings.slots, state, workers.get(name), wall))
+            members.append(
+                _member(
+                    machine,
+                    pool,
+                    found[pool].settings.slots,
+                    state,
+                    workers.get(name),
+                    wall - machine.created_at,
+                    snapshot_age_seconds,
+                )
+            )
     pools = tuple(pool_view(shape, learned) for shape in found.values())
     return FleetView(found, pools, waiting, tuple(members), workers)
 
@@ -140,9 +151,10 @@ def _member(
     slots: int,
     state: MemberState,
     worker: autoscaling_pb2.AttachedWorker | None,
-    wall: float,
+    age_seconds: float,
+    snapshot_age_seconds: float,
 ) -> Member:
-    age_seconds = max(0.0, wall - machine.created_at)
+    age_seconds = max(0.0, age_seconds)
     if worker is None:
         return Member(machine.name, pool, state, slots, age_seconds=age_seconds)
     return Member(
@@ -152,7 +164,8 @@ def _member(
         slots=worker.slots or slots,
         # One that has only fetched leases ahead has something to do as well.
         busy_slots=max(worker.busy_slots, 1 if worker.leases else 0),
-        idle_seconds=0.0 if worker.leases else worker.idle_seconds,
+        # Had it got something to do, there were another snapshot.
+        idle_seconds=0.0 if worker.leases else worker.idle_seconds + snapshot_age_seconds,
         age_seconds=age_seconds,
         rest_seconds=worker.rest_seconds,
         tenants=tuple((entry.tenant, entry.slots) for entry in worker.tenants),

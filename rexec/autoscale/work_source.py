@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from protos.rexec.scheduler.v1 import autoscaling_pb2
@@ -11,7 +11,7 @@ from protos.rexec.scheduler.v1 import autoscaling_pb2
 class WorkSource(Protocol):
     """The scheduler, as the loop (rexec/autoscale/loop.py) sees it."""
 
-    def snapshots(self) -> AsyncIterator[autoscaling_pb2.ToAutoscaler]:
+    def snapshots(self) -> AsyncGenerator[autoscaling_pb2.ToAutoscaler, None]:
         """What waits and who works: at once, whenever it has changed, and every few seconds. Never ends and raises nothing: a
         scheduler that is away is looked for again and again, and meanwhile nothing comes."""
         ...

@@ -1,0 +1,107 @@
+"""What is remembered of a machine beside what its provider says, and when it has to be taken away.
+
+The policy names workers that nobody needs; here are the others: those that have ended, that never came, that the scheduler
+has lost, or that nothing in the configuration stands for any more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from protos.rexec.scheduler.v1 import autoscaling_pb2
+from rexec.autoscale.provider import Machine, Phase
+from rexec.autoscale.settings import PoolSettings
+
+GONE_SECONDS: Final = 30.0
+"""A worker that was attached and that the scheduler does not know for so long has left, or does not find it. Long enough for
+all workers to come back to a scheduler that was started again."""
+
+ASKED_SECONDS: Final = 3.0
+"""A worker that was asked to leave counts as leaving for so long, whatever the scheduler says: it may not have heard yet. One
+that had got something to do meanwhile is left as it was."""
+
+LEFT_SECONDS: Final = 5.0
+"""How long a worker that has left may take to end by itself."""
+
+AT_ONCE_SECONDS: Final = 60.0
+"""A worker that fails so soon after it came is a failed start."""
+
+
+@dataclass(slots=True)
+class Life:
+    """One machine's. Times are monotonic seconds."""
+
+    first_seen_at: float
+    ours: bool = False
+    """Whether this process asked for it."""
+    came_at: float | None = None
+    """When its worker was seen first; None if it never was."""
+    seen_at: float = 0.0
+    """When its worker was seen last."""
+    asked_to_leave_at: float = float("-inf")
+    removing: bool = False
+    retry_at: float = float("-inf")
+    """Its removal was refused; when to try again."""
+
+    def counts_as_leaving(self, now: float) -> bool:
+        """Whether it is not to be counted on."""
+        return self.removing or now - self.asked_to_leave_at < ASKED_SECONDS
+
+
+class Removal(msgspec.Struct, frozen=True):
+    """Why a machine has to be taken away."""
+
+    why: str
+    """One of those of rexec/autoscale/observer.py."""
+    grace_seconds: float
+    failure: str = ""
+    """For people, if it is a start that failed."""
+
+
+def removal_of(
+    life: Life,
+    machine: Machine,
+    worker: autoscaling_pb2.AttachedWorker | None,
+    settings: PoolSettings | None,
+    *,
+    now: float,
+    wall: float,
+    heard_since: float,
+) -> Removal | None:
+    """What has to become of a machine; None: nothing. `settings` are those of its pool, None if there is none any more.
+    `heard_since`: since when the scheduler has been heard without a gap."""
+    if machine.phase is Phase.ENDED:
+        return _ended(life, machine, now)
+    if machine.phase is Phase.LEAVING or worker is not None:
+        return None
+    grace_seconds = settings.drain_seconds if settings is not None else PoolSettings(name="unknown").drain_seconds
+    if life.came_at is not None:
+        if life.asked_to_leave_at > life.came_at and now - life.seen_at > LEFT_SECONDS:
+            return Removal("left", grace_seconds)
+        lost = now - max(life.seen_at, heard_since) > GONE_SECONDS
+        return Removal("lost", grace_seconds) if lost else None
+    if settings is None:
+        return Removal("foreign", grace_seconds)
+    if machine.hopeless:
+        return Removal("failed", 0.0, machine.problem or "it cannot start")
+    # Others than ours may have come before, and be about to come back. A scheduler that was away has seen nobody come.
+    known = life.ours and heard_since < life.first_seen_at
+    patient = not known and now - max(life.first_seen_at, heard_since) < GONE_SECONDS
+    if wall - machine.created_at > settings.start_timeout_seconds and not patient:
+        said = f": {machine.problem}" if machine.problem else ""
+        return Removal("failed", grace_seconds, f"it has not come within {settings.start_timeout_seconds:g}s{said}")
+    return None
+
+
+def _ended(life: Life, machine: Machine, now: float) -> Removal:
+    code = machine.exit_code
+    failed = code is not None and 0 < code < 128  # others are signals: somebody has killed it
+    if life.came_at is None and life.ours and code != 0:
+        ending = machine.problem or (f"its worker ended with exit code {code}" if code is not None else "it has ended")
+        return Removal("failed", 0.0, ending)
+    if life.came_at is not None and failed and now - life.came_at < AT_ONCE_SECONDS:
+        return Removal("failed", 0.0, machine.problem or f"its worker ended with exit code {code} soon after it came")
+    return Removal("left" if code == 0 else "lost", 0.0)

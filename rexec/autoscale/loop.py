@@ -1,0 +1,443 @@
+"""The loop: hears of work and machines, asks the policy, and has machines started and workers drained.
+
+A decision is made at once when something has changed, though not more often than every LEAST_SECONDS, and once a second, for
+time alone makes workers idle and starts overdue. Whatever is asked of a provider runs beside the loop, so that one start that
+hangs or fails holds up no other.
+
+Workers are taken away by the scheduler: they are drained, end, and what is left of their machines is removed. While the scheduler
+is silent nothing is started or removed, and while a provider knows nothing of its machines nothing of its pools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from typing import Final
+
+import structlog
+from msgspec.structs import replace
+
+from protos.rexec.scheduler.v1 import autoscaling_pb2
+from rexec.autoscale.budget import overall_hold, pool_hold, within_budgets
+from rexec.autoscale.clock import Clock, SystemClock
+from rexec.autoscale.decision import PoolDecision
+from rexec.autoscale.failures import Failures
+from rexec.autoscale.fleet_view import FleetView, fleet_view, offers_by_pool
+from rexec.autoscale.hands import Hands
+from rexec.autoscale.hold import FREE, Hold, tightest
+from rexec.autoscale.lately import WINDOW_SECONDS, Lately
+from rexec.autoscale.learned import Learned
+from rexec.autoscale.ledger import ForgottenLedger, LedgerStore, LedgerUnusable
+from rexec.autoscale.life import Life, removal_of
+from rexec.autoscale.observer import Observer, Unobserved
+from rexec.autoscale.policy import decide
+from rexec.autoscale.pool_report import pool_report
+from rexec.autoscale.provider import Machine, Phase, Provider
+from rexec.autoscale.settings import AutoscaleSettings, PoolKind, PoolSettings
+from rexec.autoscale.shape import Shape
+from rexec.autoscale.spending import Spending
+from rexec.autoscale.view import MemberState, PoolView
+from rexec.autoscale.work_source import WorkSource
+
+log = structlog.get_logger()
+
+LEAST_SECONDS: Final = 0.2
+"""Between two decisions."""
+TICK_SECONDS: Final = 1.0
+SILENT_SECONDS: Final = 15.0
+"""A scheduler that says nothing for so long is away; it speaks every few seconds."""
+LEDGER_SECONDS: Final = 60.0
+MAX_LEAVING: Final = 500
+"""Names in one message to the scheduler."""
+
+_SUFFIX: Final = "bcdfghjkmnpqrstvwxz2456789"
+"""Of names: no vowels that make words, no characters that look alike."""
+
+
+class Autoscaler:
+    """Keeps the pools of a configuration as large as the work of one scheduler wants them."""
+
+    def __init__(
+        self,
+        settings: AutoscaleSettings,
+        source: WorkSource,
+        providers: Mapping[PoolKind, Provider],
+        *,
+        ledger: LedgerStore | None = None,
+        observer: Observer | None = None,
+        clock: Clock | None = None,
+        chance: random.Random | None = None,
+        dry_run: bool = False,
+    ) -> None:
+        """`providers` has one for each kind of pool that is configured. With `dry_run` decisions are logged and nothing is done,
+        nor told."""
+        self._settings = settings
+        self._families = {pool.name: pool for pool in settings.pools}
+        self._source = source
+        self._providers = dict(providers)
+        self._ledger: LedgerStore = ledger or ForgottenLedger()
+        self._observer: Observer = observer or Unobserved()
+        self._clock: Clock = clock or SystemClock()
+        self._chance = chance or random.Random()
+        self._dry_run = dry_run
+        self._wake = asyncio.Event()
+        self._snapshot = autoscaling_pb2.ToAutoscaler()
+        self._heard_at = float("-inf")
+        self._heard_since = float("-inf")
+        self._failures = Failures(self._clock, self._observer, self._chance)
+        self._hands = Hands(
+            self._families, self._providers, self._failures, self._observer, self._clock, self._wake.set
+        )
+        self._lives: dict[str, Life] = {}
+        self._lately = Lately()
+        self._learned = Learned()
+        self._spending = Spending(self._clock.wall())
+        self._told: autoscaling_pb2.Pools | None = None
+        self._reached = True
+        self._logged: dict[str, PoolDecision] = {}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self._read_ledger()
+        async with asyncio.TaskGroup() as tasks:
+            self._hands.tasks = tasks
+            # The scheduler takes actions for these from now on, although it may be a while until it says what waits.
+            await self._tell(self._view({}), {}, {})
+            for provider in self._providers.values():
+                tasks.create_task(_for_ever(provider.run, self._clock), name="provider")
+                tasks.create_task(self._follow(provider), name="machines")
+            tasks.create_task(_for_ever(self._hear, self._clock), name="snapshots")
+            tasks.create_task(self._tick(), name="autoscaler's clock")
+            tasks.create_task(self._keep_ledger(), name="ledger")
+            last = float("-inf")
+            while True:
+                await self._wake.wait()
+                pause = last + LEAST_SECONDS - self._clock.monotonic()
+                if pause > 0:
+                    await self._clock.sleep(pause)
+                self._wake.clear()
+                last = self._clock.monotonic()
+                try:
+                    await self.step()
+                except Exception:
+                    log.exception("a decision about the pools failed")
+
+    # What is heard
+
+    async def _hear(self) -> None:
+        async with aclosing(self._source.snapshots()) as snapshots:
+            async for snapshot in snapshots:
+                self.take(snapshot)
+
+    def take(self, snapshot: autoscaling_pb2.ToAutoscaler) -> None:
+        """The scheduler has told this."""
+        now = self._clock.monotonic()
+        if now - self._heard_at > SILENT_SECONDS:
+            self._heard_since = now
+        self._heard_at = now
+        self._snapshot = snapshot
+        self._wake.set()
+
+    async def _follow(self, provider: Provider) -> None:
+        while True:
+            await provider.changed.wait()
+            provider.changed.clear()
+            self._wake.set()
+
+    async def _tick(self) -> None:
+        while True:
+            await self._clock.sleep(TICK_SECONDS)
+            self._wake.set()
+
+    # What is decided
+
+    async def step(self) -> None:
+        """Decide once and begin what has been decided. To be called while `run` runs."""
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        reached = now - self._heard_at <= SILENT_SECONDS
+        self._observer.heard(reached)
+        if reached is not self._reached:
+            self._reached = reached
+            if not reached:
+                log.warning("the scheduler says nothing; pools are left as they are", seconds=SILENT_SECONDS)
+        if not reached:
+            return
+        machines = self._machines()
+        view = self._view(machines, now=now, wall=wall)
+        self._note_workers(view, machines, now, wall)
+        for name, machine in machines.items():
+            self._end_of(name, machine, view, now, wall)
+        # Once more, with what has been learned and given up.
+        view = self._view(machines, now=now, wall=wall)
+        decisions, problems = self._decisions(view, machines, now, wall)
+        self._observer.decided(self._clock.monotonic() - now)
+        for pool in view.pools:
+            if self._problem_of(view.shapes[pool.name].settings):
+                continue
+            await self._act(view.shapes[pool.name], decisions[pool.name], view, now, wall)
+        await self._tell(self._view(self._machines(), now=now, wall=wall), decisions, problems)
+
+    def _machines(self) -> dict[str, Machine]:
+        """All there are, and those that are being asked for."""
+        found = dict(self._hands.asked)
+        for provider in self._providers.values():
+            found.update(provider.machines())
+        now = self._clock.monotonic()
+        for name in found:
+            if name not in self._lives:
+                self._lives[name] = Life(now)
+        for name in [name for name in self._lives if name not in found]:
+            del self._lives[name]
+        return found
+
+    def _view(self, machines: Mapping[str, Machine], now: float = 0.0, wall: float = 0.0) -> FleetView:
+        return fleet_view(
+            self._settings.pools,
+            self._snapshot,
+            machines,
+            self._learned,
+            attached={name for name in machines if self._lives[name].came_at is not None},
+            leaving={name for name in machines if self._lives[name].counts_as_leaving(now)},
+            wall=wall,
+            snapshot_age_seconds=max(0.0, now - self._heard_at),
+        )
+
+    def _note_workers(self, view: FleetView, machines: Mapping[str, Machine], now: float, wall: float) -> None:
+        """Learn from the workers that are attached."""
+        pool_of = {member.name: member.pool for member in view.members}
+        for name in view.workers:
+            life = self._lives[name]
+            if life.came_at is None:
+                life.came_at = now
+                seconds = max(0.0, wall - machines[name].created_at)
+                pool = pool_of.get(name)
+                if life.ours and pool is not None:
+                    self._learned.started(pool, seconds)
+                    self._observer.came(view.shapes[pool].family, seconds)
+                    self._failures.came(pool, seconds)
+                    log.info("worker has come", pool=pool, worker=name, seconds=round(seconds, 1))
+            life.seen_at = now
+        slots = {pool.name: pool.offer.slots for pool in view.pools}
+        for pool, offers in offers_by_pool(view, self._snapshot, slots).items():
+            self._learned.attached(pool, offers)
+
+    def _end_of(self, name: str, machine: Machine, view: FleetView, now: float, wall: float) -> None:
+        """Take a machine away if it has to be, and count it if it failed."""
+        life = self._lives[name]
+        if name in self._hands.asked or life.removing or now < life.retry_at or self._dry_run:
+            return
+        settings = self._families.get(machine.pool)
+        if settings is not None and bool(settings.container_images) is not bool(machine.image):
+            settings = None
+        if self._problem_of(settings):
+            return
+        worker = view.workers.get(name)
+        if worker is not None and not worker.draining and (settings is None or worker.quarantined):
+            if not life.counts_as_leaving(now):
+                life.asked_to_leave_at = now
+                grace_seconds = settings.drain_seconds if settings is not None else 3600.0
+                why = "it failed too often" if settings is not None else "its pool is configured no more"
+                self._leave([name], grace_seconds, why, only_idle=False)
+            return
+        removal = removal_of(life, machine, worker, settings, now=now, wall=wall, heard_since=self._heard_since)
+        if removal is None:
+            return
+        if removal.failure and settings is not None:
+            shape = next((member.pool for member in view.members if member.name == name), "")
+            self._failures.failed(shape or self._shape_of(machine, view), settings.name, name, removal.failure)
+        self._hands.remove(name, machine, life, removal.why, removal.grace_seconds)
+
+    def _shape_of(self, machine: Machine, view: FleetView) -> str:
+        """The pool of a machine that has ended."""
+        matching = (
+            shape.name
+            for shape in view.shapes.values()
+            if shape.family == machine.pool and shape.image == machine.image
+        )
+        return next(matching, machine.pool)
+
+    def _decisions(
+        self, view: FleetView, machines: Mapping[str, Machine], now: float, wall: float
+    ) -> tuple[dict[str, PoolDecision], dict[str, str]]:
+        """What the policy says, and what is wrong with each pool."""
+        self._spending.note(view.pools, view.members, wall)
+        waiting, over_budget = within_budgets(view.waiting, view.members, self._settings.tenants, self._spending)
+        starting: dict[str, int] = {}
+        for member in view.members:
+            if member.state is MemberState.STARTING:
+                starting[member.pool] = starting.get(member.pool, 0) + 1
+        overall = overall_hold(self._settings, view.members, self._spending)
+        pools: list[PoolView] = []
+        holds: dict[str, Hold] = {}
+        for pool in view.pools:
+            settings = view.shapes[pool.name].settings
+            problem = self._problem_of(settings)
+            holds[pool.name] = hold = tightest(
+                Hold(0, problem) if problem else FREE,
+                self._failures.hold(pool.name, starting.get(pool.name, 0)),
+                pool_hold(self._families[pool.family], self._spending),
+            )
+            if now - self._heard_since > WINDOW_SECONDS:
+                # Before that it is not known what was wanted lately, nor are all clients back.
+                pool = replace(pool, lately_wanted=self._lately.wanted(pool.name, now))
+            pools.append(replace(pool, startable=hold.startable, held_back=hold.why))
+        decisions = decide(pools, waiting, view.members, startable=overall.startable, held_back=overall.why)
+        for name, decision in decisions.items():
+            self._lately.note(name, decision.wanted, now)
+        self._lately.keep(decisions)
+        self._failures.keep(decisions)
+        self._learned.keep(decisions)
+        self._logged = {name: decision for name, decision in self._logged.items() if name in decisions}
+        problems = {
+            pool.name: self._problem(pool, decisions[pool.name], holds[pool.name], overall, view, machines, over_budget)
+            for pool in pools
+        }
+        for family in self._settings.pools:
+            if family.container_images and (problem := self._problem_of(family)):
+                problems[family.name] = problem
+        return decisions, problems
+
+    def _problem(
+        self,
+        pool: PoolView,
+        decision: PoolDecision,
+        hold: Hold,
+        overall: Hold,
+        view: FleetView,
+        machines: Mapping[str, Machine],
+        over_budget: Mapping[str, str],
+    ) -> str:
+        """Why a pool does not grow as it should, for people."""
+        said: list[str] = []
+        if hold.why and (decision.missing or hold.startable == 0 or self._problem_of(view.shapes[pool.name].settings)):
+            said.append(hold.why)
+        elif decision.missing and overall.why:
+            said.append(overall.why)
+        stuck = [
+            machines[member.name].problem
+            for member in view.members
+            if member.pool == pool.name and member.state is MemberState.STARTING and machines[member.name].problem
+        ]
+        if stuck:
+            said.append(f"{len(stuck)} on the way: {stuck[0]}")
+        said += over_budget.values()
+        return "; ".join(said)
+
+    def _problem_of(self, settings: PoolSettings | None) -> str:
+        """What is wrong with the provider of a pool; "" if nothing is."""
+        if settings is None:
+            return ""
+        provider = self._providers.get(settings.kind)
+        return provider.problem if provider is not None else f"no workers of kind {settings.kind.value} here"
+
+    # What is done
+
+    async def _act(self, shape: Shape, decision: PoolDecision, view: FleetView, now: float, wall: float) -> None:
+        cancelled = [name for name in decision.cancel if name not in self._hands.asked]
+        self._log(shape, decision, len(cancelled), view)
+        if self._dry_run:
+            return
+        for _ in range(decision.start):
+            name = self._new_name(shape)
+            self._lives[name] = Life(now, ours=True)
+            self._hands.start(shape, name)
+        for name in cancelled:
+            machine = Machine(name, shape.family, wall, Phase.WAITING, image=shape.image)
+            self._hands.remove(name, machine, self._lives[name], "cancelled", shape.settings.drain_seconds)
+        if decision.leave:
+            for name in decision.leave:
+                self._lives[name].asked_to_leave_at = now
+            self._leave(decision.leave, shape.settings.drain_seconds, "it has nothing to do", only_idle=True)
+
+    def _log(self, shape: Shape, decision: PoolDecision, cancelled: int, view: FleetView) -> None:
+        before = self._logged.get(shape.name)
+        self._logged[shape.name] = decision
+        # Nothing comes of what is only looked at, so it is decided again and again.
+        same = before is not None and (before.target, before.missing) == (decision.target, decision.missing)
+        if not (decision.start or cancelled or decision.leave) or (self._dry_run and same):
+            return
+        members = [member for member in view.members if member.pool == shape.name]
+        log.info(
+            "pool would change" if self._dry_run else "pool changes",
+            pool=shape.name,
+            workers=sum(member.state is not MemberState.LEAVING for member in members),
+            target=decision.target,
+            starts=decision.start,
+            leave=len(decision.leave),
+            cancelled=cancelled,
+            why=decision.reason,
+        )
+
+    def _leave(self, names: Sequence[str], grace_seconds: float, reason: str, *, only_idle: bool) -> None:
+        if self._dry_run:
+            return
+        for first in range(0, len(names), MAX_LEAVING):
+            message = autoscaling_pb2.FromAutoscaler()
+            message.leave.names.extend(names[first : first + MAX_LEAVING])
+            message.leave.grace_seconds = grace_seconds
+            message.leave.reason = reason
+            message.leave.only_idle = only_idle
+            self._hands.spawn(self._source.tell(message))
+
+    async def _tell(
+        self, view: FleetView, decisions: Mapping[str, PoolDecision], problems: Mapping[str, str]
+    ) -> None:  # fmt: skip
+        costs = {name: self._spending.of_pool(name) for name in self._families}
+        pools = pool_report(self._settings.pools, view.pools, view.members, decisions, problems, costs)
+        self._observer.pools(pools.pools)
+        if pools != self._told:
+            self._told = pools
+            if not self._dry_run:
+                await self._source.tell(autoscaling_pb2.FromAutoscaler(pools=pools))
+
+    def _new_name(self, shape: Shape) -> str:
+        while True:
+            name = f"{shape.name}-{''.join(self._chance.choices(_SUFFIX, k=5))}"
+            if name not in self._lives:
+                return name
+
+    # Money
+
+    async def _read_ledger(self) -> None:
+        now = self._clock.wall()
+        try:
+            text = await self._ledger.load()
+            if text:
+                self._spending = Spending.from_text(text, now)
+        except (LedgerUnusable, ValueError) as error:
+            log.warning("what was spent today is not known, and counted from now on", why=str(error))
+
+    async def _keep_ledger(self) -> None:
+        """Keep it now and then, and at the end."""
+        kept = ""
+        try:
+            while True:
+                await self._clock.sleep(LEDGER_SECONDS)
+                kept = await self._save_ledger(kept)
+        finally:
+            with suppress(LedgerUnusable):
+                await self._save_ledger(kept)
+
+    async def _save_ledger(self, kept: str) -> str:
+        """Keep what is not kept yet, if it costs anything; returns what is kept now."""
+        text = self._spending.to_text()
+        if self._dry_run or text == kept or not any(pool.price_per_hour for pool in self._settings.pools):
+            return kept
+        try:
+            await self._ledger.save(text)
+        except LedgerUnusable as error:
+            log.warning("what was spent today cannot be kept", why=str(error))
+            return kept
+        return text
+
+
+async def _for_ever(run: Callable[[], Awaitable[None]], clock: Clock) -> None:
+    """Run what should never end, again if it does."""
+    while True:
+        try:
+            await run()
+        except Exception:
+            log.exception("a part of the autoscaler failed and is started again")
+        await clock.sleep(TICK_SECONDS)
