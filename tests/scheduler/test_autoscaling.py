@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from cas.context import ANYONE, Identity, RequestContext
-from cas.errors import MalformedRequest, NotAllowed, ResourceExhausted, SchedulerStops, StatusError
+from cas.errors import Code, MalformedRequest, NotAllowed, ResourceExhausted, SchedulerStops, StatusError
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.rexec.scheduler.v1 import autoscaling_pb2
 from rexec.scheduler.autoscaling import (
@@ -21,6 +22,7 @@ from rexec.scheduler.autoscaling import (
 from rexec.scheduler.autoscaling_service import AutoscalingService
 from rexec.scheduler.category import Category
 from rexec.scheduler.pools import KEPT_SECONDS
+from tests.scheduler.test_durability import restarted
 from tests.scheduler.world import GUARD_SECONDS, Stream, World
 
 LINUX = [("OSFamily", "linux")]
@@ -256,6 +258,20 @@ async def test_a_second_autoscaler_takes_over_what_the_first_has_told(world: Wor
     world.clock.advance(KEPT_SECONDS)
     pools = world.broker.status._queue().state.fleet.pools
     assert [(each.name, each.target, each.away) for each in pools] == [("linux", 3, False)]
+
+
+async def test_after_a_restart_an_action_may_wait_for_the_autoscaler_though_a_worker_is_back_first(
+    tmp_path: Path,
+) -> None:
+    image = [("container-image", "registry.example.com/builder:1")]
+    async with restarted(tmp_path / "scheduler.sqlite3") as (world, _journal):
+        await world.worker("w1")
+    async with restarted(tmp_path / "scheduler.sqlite3", world) as (again, _journal):
+        await again.worker("w1")
+        stream = again.execute(await again.action(platform=image))
+        await stream.next()
+        again.clock.advance(again.settings.settle_seconds)
+        assert (await stream.response()).status.code == Code.FAILED_PRECONDITION
 
 
 async def test_workers_that_are_named_are_drained_and_say_why(world: World) -> None:
