@@ -41,6 +41,10 @@ def slots_taken(waiting: Waiting, offer: Offer) -> float:
     return offer.slots / tasks_at_once(waiting, offer)
 
 
-def cheapest_first(pools: Sequence[PoolView]) -> list[PoolView]:
-    """By what a slot costs; of equal ones the first of the configuration."""
-    return sorted(pools, key=lambda pool: pool.price_per_hour / max(1, pool.offer.slots))
+def cheapest_first(waiting: Waiting, pools: Sequence[PoolView]) -> list[PoolView]:
+    """The pools that fit, by what one of these tasks costs there for a while; of equal ones the first of the configuration.
+
+    That is the price of a slot, unless cores or memory let a worker take fewer tasks than it has slots.
+    """
+    fitting = [(pool.price_per_hour / most, pool) for pool in pools if (most := tasks_at_once(waiting, pool.offer))]
+    return [pool for _price, pool in sorted(fitting, key=lambda entry: entry[0])]

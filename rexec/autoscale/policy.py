@@ -7,9 +7,9 @@ Each kind of work is placed, first what fits the fewest pools, where it costs le
 
 1. in slots that are free;
 2. in workers that are on their way;
-3. behind what runs now, as far as that ends before new workers would be there and before the work has waited for as long as
-   it may: no worker is started for what is done when it comes;
-4. in new workers of the cheapest pool by slot that is allowed to start some; what it may not start the next one does.
+3. behind what runs now, as far as that ends before new workers would be there, or within the time that work may wait: no
+   worker is started for what is done when it comes;
+4. in new workers of the cheapest pool that may start some; what it may not start the next one does.
 
 Pools grow at once. They shrink only by workers that have had nothing to do for `idle_seconds`, and by those that start and
 that nobody has needed for a while (rexec/autoscale/lately.py): so a queue that jumps up and down moves nothing. A worker that
@@ -20,10 +20,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from rexec.autoscale.decision import PoolDecision
-from rexec.autoscale.matching import cheapest_first, fits, slots_taken
+from rexec.autoscale.matching import cheapest_first, slots_taken
 from rexec.autoscale.need import places, task_seconds
 from rexec.autoscale.room import Room, workers_for
 from rexec.autoscale.view import Member, PoolView, Waiting
@@ -46,10 +47,10 @@ def decide(
     Equal values give equal decisions. Members of unknown pools are passed over, and work that no pool fits.
     """
     plan = _Plan(pools, members, startable)
-    plan.keep_min()
+    plan.keep_min(pools)
     kinds = []
     for work in waiting:
-        fitting = [pool for pool in plan.pools if fits(work, pool.offer)] if work.tasks > 0 else []
+        fitting = cheapest_first(work, pools) if work.tasks > 0 else []
         if fitting:
             kinds.append((work, fitting))
     # Not by how much there is of it: more work of one kind must not take from another kind what it had.
@@ -72,6 +73,20 @@ class _Placing:
         room.slot_seconds += part * self.work.slot_seconds
         self.left = self.left - part if self.left - part > _NOTHING else 0.0
 
+    def queue_up(self, room: Room, each: float, horizon_seconds: float) -> None:
+        """A pool is to do what it gets to with the slots that are busy now. `each`: what one task takes of it."""
+        slot_seconds = task_seconds(self.work) * each
+        self.note(room, room.take_seconds(self.left * slot_seconds, horizon_seconds) / slot_seconds)
+
+
+@dataclass(slots=True)
+class _Family:
+    """Pools that share a limit."""
+
+    max: int
+    workers: int = 0
+    """Those there are, whatever they do, and those that are to be asked for."""
+
 
 class _Plan:
     """What each pool is to do, while it is being found out."""
@@ -80,36 +95,38 @@ class _Plan:
         by_pool: dict[str, list[Member]] = defaultdict(list)
         for member in members:
             by_pool[member.pool].append(member)
-        self.pools = cheapest_first(pools)
         self.rooms = {pool.name: Room(pool, by_pool[pool.name]) for pool in pools}
-        self.startable = max(0, startable)
-        self.families: dict[str, list[Room]] = defaultdict(list)
+        self.families: dict[str, _Family] = {}
         for room in self.rooms.values():
-            self.families[room.pool.family].append(room)
+            family = self.families.setdefault(room.pool.family, _Family(room.pool.family_max))
+            family.max = min(family.max, room.pool.family_max)
+            family.workers += room.all
+        self.left_to_start = max(0, startable)
 
     def allowed_starts(self, room: Room) -> int:
-        """How many workers a pool may ask for in all, beside what the others already do."""
+        """How many workers a pool may ask for in all, those that it asks for already included."""
         pool = room.pool
         family = self.families[pool.family]
-        family_max = min(other.pool.family_max for other in family)
-        family_all = sum(other.all for other in family)
-        family_starts = sum(other.starts for other in family if other is not room)
-        all_starts = sum(other.starts for other in self.rooms.values() if other is not room)
-        return max(
-            0,
-            min(
-                pool.max - room.all,
-                pool.startable,
-                family_max - family_all - family_starts,
-                self.startable - all_starts,
-            ),
-        )
+        shared = min(family.max - family.workers, self.left_to_start)
+        return max(0, min(pool.max - room.all, pool.startable, shared + room.starts))
 
-    def keep_min(self) -> None:
+    def take_new(self, room: Room, slots: float) -> float:
+        """Ask for workers of a pool, within all limits; returns the slots that work gets of them."""
+        before = room.starts
+        taken = room.take_new(slots, self.allowed_starts(room))
+        self._note_starts(room, room.starts - before)
+        return taken
+
+    def keep_min(self, pools: Sequence[PoolView]) -> None:
         """Ask for what pools have without any work, before anything else may use up the limits."""
-        for pool in self.pools:
+        for pool in pools:
             room = self.rooms[pool.name]
             room.starts_for_min = max(0, min(pool.min - room.present, self.allowed_starts(room)))
+            self._note_starts(room, room.starts_for_min)
+
+    def _note_starts(self, room: Room, number: int) -> None:
+        self.families[room.pool.family].workers += number
+        self.left_to_start -= number
 
     def place(self, work: Waiting, fitting: Sequence[PoolView]) -> None:
         """Share one kind of work out."""
@@ -120,13 +137,14 @@ class _Plan:
         for room, slots, _each in rooms:
             placing.note(room, room.take_coming(placing.left * slots) / slots)
         for room, _slots_wanted, each in rooms:
-            horizon = _horizon_seconds(room.pool, work.oldest_seconds)
-            slot_seconds = task_seconds(work) * each
-            placing.note(room, room.take_seconds(placing.left * slot_seconds, horizon) / slot_seconds)
+            placing.queue_up(room, each, _horizon_seconds(room.pool, work.oldest_seconds))
         # A pool whose workers do not come is asked last, but not for more of them before those have come.
         for room, slots, _each in sorted(rooms, key=lambda entry: entry[0].overdue > 0):
             placing.note(room, room.take_overdue(placing.left * slots) / slots)
-            placing.note(room, room.take_new(placing.left * slots, self.allowed_starts(room)) / slots)
+            if placing.left and self.allowed_starts(room) > room.starts:
+                for other, _slots_wanted, each in rooms:
+                    placing.queue_up(other, each, _horizon_seconds(room.pool, work.oldest_seconds))
+            placing.note(room, self.take_new(room, placing.left * slots) / slots)
         first, slots, _each = rooms[0]
         first.missing += placing.left * slots
         placing.note(first, placing.left)
@@ -161,18 +179,23 @@ class _Plan:
             parts[0] += ": busy"
         else:
             parts[0] += ": nothing waits"
-        family = sum(other.all + other.starts for other in self.families[pool.family])
+        family = self.families[pool.family]
         if missing and room.all + room.starts >= pool.max:
             parts.append(f"{pool.max} is its max")
-        elif missing and family >= pool.family_max:
-            parts.append(f"{pool.family_max} is the max of {pool.family}")
+        elif missing and family.workers >= family.max:
+            parts.append(f"{family.max} is the max of {pool.family}")
         elif (missing or room.present + room.starts < pool.min) and room.starts >= pool.startable:
             parts.append(pool.held_back or "held back")
         elif missing or room.present + room.starts < pool.min:
             parts.append(held_back or "held back")
         if room.overdue:
-            parts.append(f"{room.overdue} asked for up to {room.coming_seconds:.0f}s ago have not come")
+            parts.append(f"{room.overdue} asked for {_about(room.coming_seconds)} ago or less have not come")
         return "; ".join(parts)
+
+
+def _about(seconds: float) -> str:
+    """So that nobody is told anew each second."""
+    return f"{seconds // 60:.0f}min" if seconds >= 60 else f"{seconds // 10 * 10:.0f}s"
 
 
 def _identity(work: Waiting) -> tuple[str, list[tuple[str, str]], str, int, int, int]:

@@ -56,4 +56,12 @@ def test_pools_are_compared_by_the_price_of_a_slot_then_by_the_configurations_or
     large = pool("large", slots=32, price_per_hour=1.6)
     small = pool("small", slots=2, price_per_hour=0.2)
     other = pool("other", slots=4, price_per_hour=0.2)
-    assert [one.name for one in cheapest_first([small, large, other])] == ["large", "other", "small"]
+    assert [one.name for one in cheapest_first(work(1, 1), [small, large, other])] == ["large", "other", "small"]
+    assert [one.name for one in cheapest_first(work(1, 1, slots=3), [small, large, other])] == ["large", "other"]
+
+
+def test_a_pool_is_dear_for_what_fills_its_workers_memory() -> None:
+    little = pool("little", price_per_hour=0.2, offer=Offer(LINUX, slots=4, memory_bytes=8 << 30))
+    much = pool("much", price_per_hour=0.3, offer=Offer(LINUX, slots=4, memory_bytes=32 << 30))
+    assert [one.name for one in cheapest_first(work(1, 1), [much, little])] == ["little", "much"]
+    assert [one.name for one in cheapest_first(work(1, 1, memory_bytes=8 << 30), [little, much])] == ["much", "little"]

@@ -168,11 +168,18 @@ class TestSeveralPools:
         stuck = [starting("c", "cheap", age=31.0)]
         decisions = decide([self.cheap, self.dear], [work(4, 100)], stuck)
         assert (decisions["cheap"].start, decisions["dear"].start) == (0, 1)
-        assert "1 asked for up to 31s ago have not come" in decisions["cheap"].reason
+        assert "1 asked for 30s ago or less have not come" in decisions["cheap"].reason
 
     def test_a_pool_whose_workers_do_not_come_is_waited_for_if_there_is_no_other(self) -> None:
         decision = decided(self.cheap, [work(4, 100)], [starting("c", "cheap", age=500.0)])
         assert (decision.start, decision.cancel) == (0, ())
+
+    def test_no_pool_starts_workers_for_what_another_has_done_before_they_come(self) -> None:
+        slow = pool("slow", slots=1, start_seconds=60.0, price_per_hour=1.0)
+        full = pool("cheap", slots=1, start_seconds=1.0, max=2)
+        busy = [ready(name, "cheap", slots=1, busy=1, rest=2.0) for name in ("a", "b")]
+        assert decide([full, slow], [work(20, 4)], busy)["slow"].start == 0
+        assert decide([full, slow], [work(60, 4)], busy)["slow"].start > 0
 
     def test_work_that_fits_one_pool_only_is_placed_first(self) -> None:
         gpu = LINUX | {("gpu", "1")}
