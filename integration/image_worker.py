@@ -38,6 +38,7 @@ def attached(
     *,
     host: str = "127.0.0.1",
     program: Sequence[str] = (f"{PLACE}/run",),
+    options: Sequence[str] = (),
     first_process: bool = False,
 ) -> Iterator[Worker]:
     """The agent in that root, once the server knows it. It has to leave in order when it is told to end."""
@@ -47,7 +48,7 @@ def attached(
     command = image.command(
         layer,
         [*program, "worker", "--server", f"grpc://{host}:{address.rpartition(':')[2]}", "--name", name,
-         "--slots", "1", "--work-dir", "/rexec/work"],
+         "--slots", "1", "--work-dir", "/rexec/work", *options],
         first_process,
     )  # fmt: skip
     process = Process(command, folder / "worker.log", cwd=Path("/"))

@@ -161,6 +161,21 @@ def test_an_image_whose_variables_would_break_the_agent(server: Server, agent: P
         expect_work(server, worker)
 
 
+def test_actions_are_kept_apart_in_an_image_that_cannot_be_written(server: Server, agent: Path, tmp_path: Path) -> None:
+    configuration = tmp_path / "rexec.toml"
+    configuration.write_text('[worker]\nisolation = "landlock"\n')
+    place = "/etc/rexec.toml"
+    image = pod(root_of_debian("bookworm"), agent, shown={PLACE: agent, place: configuration})
+    with attached(server.address, image, tmp_path, options=("--config", place)) as worker:
+        assert worker.properties["Isolation"] == ["landlock"]
+        expect_work(server, worker)
+        script = f"read line <{place}; echo $? $line; ls {PLACE}; read line </etc/os-release; echo $line"
+        ran = run_action(server.address, ["/bin/sh", "-c", script])
+        assert b"isolation" not in ran.stdout
+        assert b"complete" not in ran.stdout
+        assert b"PRETTY_NAME" in ran.stdout
+
+
 def test_a_server_known_by_its_name_only(server: Server, agent: Path, tmp_path: Path) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text("127.0.0.1 rexec.builds.svc.cluster.local\n")

@@ -171,13 +171,11 @@ class LandlockIsolation:
             gain_no_privileges()
             drop_capabilities(self._known)
             self._landlock.restrict_this_thread(self._abi, self._handled, self._packed)
-            try:
-                os.close(os.open("/dev/null", os.O_RDWR))
-                os.mkdir(f"/rexec-{os.urandom(8).hex()}")
-            except OSError as reason:
-                denied = reason.errno == errno.EACCES
-            else:
-                denied = False
+            refusal = _refusal_of(_write_into_root)
+            # The kernel looks at that first. There a process may write its own name, unless Landlock is in force.
+            if refusal == errno.EROFS:
+                refusal = _refusal_of(lambda: os.close(os.open("/proc/self/comm", os.O_WRONLY)))
+            denied = refusal == errno.EACCES
             # Last: with `audit`, nobody would answer.
             listener = -1
             if self._settings.audit:
@@ -216,6 +214,20 @@ class LandlockIsolation:
                     f"[worker.landlock] declares {path}, and the worker's own directory {directory} is in there or around it: "
                     "actions would see each other; put it elsewhere"
                 )
+
+
+def _write_into_root() -> None:
+    os.close(os.open("/dev/null", os.O_RDWR))
+    os.mkdir(f"/rexec-{os.urandom(8).hex()}")
+
+
+def _refusal_of(attempt: Callable[[], None]) -> int:
+    """The errno with which it fails, 0 if it does not."""
+    try:
+        attempt()
+    except OSError as reason:
+        return reason.errno or 0
+    return 0
 
 
 def _without_vfork(start: Start) -> subprocess.Popen[bytes]:
