@@ -4,63 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
-from google.longrunning import operations_pb2
 
-from cas.digest import Digest
 from cas.errors import Code
+from integration.execution import awaited, begin, waits
 from integration.server import Server, running_server
 from integration.waiting import wait_until
-from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
-from protos.methods import methods_of
 from tests.gate import Gate
 
 _SECONDS = 90.0
-
-_EXECUTION = methods_of(re_pb2, "Execution")
-
-
-def _digest(message: Any) -> Digest:
-    return Digest.of(message.SerializeToString())
-
-
-def _begin(channel: grpc.Channel, script: str) -> tuple[str, Any]:
-    """Execute a shell script: the operation's name, and the call."""
-    command = re_pb2.Command(arguments=["/bin/sh", "-c", script])
-    root = re_pb2.Directory()
-    action = re_pb2.Action(command_digest=_digest(command).to_proto(), input_root_digest=_digest(root).to_proto())
-    request = re_pb2.BatchUpdateBlobsRequest()
-    for message in (command, root, action):
-        request.requests.add(digest=_digest(message).to_proto(), data=message.SerializeToString())
-    update = methods_of(re_pb2, "ContentAddressableStorage")["BatchUpdateBlobs"]
-    channel.unary_unary(update.path, update.request_type.SerializeToString, update.response_type.FromString)(
-        request, timeout=_SECONDS
-    )
-    call: Any = channel.unary_stream(
-        _EXECUTION["Execute"].path, re_pb2.ExecuteRequest.SerializeToString, operations_pb2.Operation.FromString
-    )(re_pb2.ExecuteRequest(action_digest=_digest(action).to_proto()), timeout=_SECONDS)
-    return next(call).name, call
-
-
-def _waits(channel: grpc.Channel, name: str) -> Any:
-    """WaitExecution."""
-    return channel.unary_stream(
-        _EXECUTION["WaitExecution"].path,
-        re_pb2.WaitExecutionRequest.SerializeToString,
-        operations_pb2.Operation.FromString,
-    )(re_pb2.WaitExecutionRequest(name=name), timeout=_SECONDS)
-
-
-def _awaited(channel: grpc.Channel, name: str) -> re_pb2.ExecuteResponse:
-    """What WaitExecution says in the end. Raises grpc.RpcError."""
-    last = list(_waits(channel, name))[-1]
-    response = re_pb2.ExecuteResponse()
-    assert last.done
-    assert last.response.Unpack(response)
-    return response
 
 
 @pytest.fixture
@@ -78,9 +32,9 @@ def test_an_action_on_a_worker_apart_runs_on_and_its_client_comes_back(tmp_path:
     with running_server(tmp_path / "server", slots=0) as server:
         server.start_worker(slots=1)
         with grpc.insecure_channel(server.address) as channel:
-            running, stream = _begin(channel, f"echo run >> {runs}; {gate.wait}; echo done")
+            running, stream = begin(channel, f"echo run >> {runs}; {gate.wait}; echo done")
             wait_until(runs.exists, "the action to run", _SECONDS)
-            waiting, other = _begin(channel, f"echo second >> {runs}")
+            waiting, other = begin(channel, f"echo second >> {runs}")
             _ENDS[end](server)
             for call in (stream, other):
                 with pytest.raises(grpc.RpcError) as caught:
@@ -89,11 +43,11 @@ def test_an_action_on_a_worker_apart_runs_on_and_its_client_comes_back(tmp_path:
         server.restart()
         with grpc.insecure_channel(server.address) as channel:
             gate.open()
-            response = _awaited(channel, running)
+            response = awaited(channel, running)
             assert response.status.code == Code.OK
             assert response.result.exit_code == 0
             assert not response.cached_result
-            assert _awaited(channel, waiting).result.exit_code == 0
+            assert awaited(channel, waiting).result.exit_code == 0
         assert runs.read_text() == "run\nsecond\n"
 
 
@@ -108,13 +62,13 @@ def test_an_action_of_the_local_worker_runs_again_and_that_counts_for_nothing(tm
 
     with running_server(tmp_path / "server", slots=1) as server:
         with grpc.insecure_channel(server.address) as channel:
-            name, _stream = _begin(channel, f"echo run >> {runs}; {gate.wait}")
+            name, _stream = begin(channel, f"echo run >> {runs}; {gate.wait}")
             wait_for_run(1)
             server.kill()
         server.restart()
         for number in (2, 3):  # as often as an action may be tried
             with grpc.insecure_channel(server.address) as channel:
-                stream = _waits(channel, name)
+                stream = waits(channel, name)
                 next(stream)
                 wait_for_run(number)
                 server.kill()
@@ -122,7 +76,7 @@ def test_an_action_of_the_local_worker_runs_again_and_that_counts_for_nothing(tm
         for _ in range(4):  # for those of its forerunners too that are still about to be killed
             gate.open()
         with grpc.insecure_channel(server.address) as channel:
-            response = _awaited(channel, name)
+            response = awaited(channel, name)
         assert response.status.code == Code.OK
         assert response.result.exit_code == 0
 
@@ -132,10 +86,10 @@ def test_without_a_journal_everything_is_forgotten(tmp_path: Path, gate: Gate) -
     config.write_text("[scheduler]\njournal = false\n")
     with running_server(tmp_path / "server", slots=0, extra_flags=("--config", str(config))) as server:
         with grpc.insecure_channel(server.address) as channel:
-            name, _stream = _begin(channel, "true")
+            name, _stream = begin(channel, "true")
             server.kill()
         server.restart()
         with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as caught:
-            _awaited(channel, name)
+            awaited(channel, name)
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
         assert not list((tmp_path / "server" / "state").glob("scheduler.sqlite3*"))
