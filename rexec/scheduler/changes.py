@@ -159,7 +159,8 @@ def _live_record(task: Task) -> LiveRecord:
     held = None
     if lease is not None and lease.hold is not Hold.REVOKED:
         held = LeaseRecord(lease.lease_id, lease.epoch, lease.worker.worker_id, lease.started)
-    return LiveRecord(task.priority, task.epoch, task.losses, held, task.expected_seconds)
+    enlarged = task.need.memory_bytes if task.enlarged else 0
+    return LiveRecord(task.priority, task.epoch, task.losses, held, task.expected_seconds, enlarged)
 
 
 def _operation_row(number: int, operation: Operation, wall_offset_seconds: float) -> OperationRow:

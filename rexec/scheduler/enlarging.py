@@ -1,15 +1,17 @@
 """An action was killed because it took more memory than it was given: it gets more, once, if there is more anywhere.
 
 How much it would have taken is not known, only what it had when it was killed, which is hardly more than it was given. So it
-gets GROWTH times that, or all that the largest worker has if that is less: another kill would cost more than a few idle slots.
-That is no attempt, because nothing was wrong with the worker. An action that is killed again has failed.
+gets GROWTH times what it was given, and twice what it had at least, rounded up so that not each such action has a need of its
+own; or all that the largest worker has if that is less: another kill would cost more than a few idle slots. That is no attempt,
+because nothing was wrong with the worker. An action that is killed again has failed, also if the scheduler was another one
+before: what it needs is written down with the task (rexec/scheduler/rows.py).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from rexec.scheduler.need import need_of
+from rexec.scheduler.need import need_of, stepped
 from rexec.scheduler.packing import use_on
 from rexec.scheduler.state import QueueState
 from rexec.scheduler.task import Lease, Standing
@@ -45,6 +47,6 @@ def enlarged(state: QueueState, lease: Lease, exceeded_memory_bytes: int) -> boo
     if task.enlarged or not given_bytes or most_bytes <= max(given_bytes, exceeded_memory_bytes):
         return False
     task.enlarged = True
-    wanted_bytes = min(max(exceeded_memory_bytes, given_bytes) * GROWTH, most_bytes)
+    wanted_bytes = min(stepped(max(given_bytes * GROWTH, exceeded_memory_bytes * 2)), most_bytes)
     state.set_need(task, need_of(task.need.slots, task.need.cpu_millis, wanted_bytes))
     return True

@@ -53,11 +53,14 @@ def need_of(slots: int, cpu_millis: int, memory_bytes: int, expected_memory_byte
     """The need of an action that asks for these. What is expected of its memory counts if it does not say."""
     expected = 0
     if not memory_bytes and expected_memory_bytes >= _LEAST_EXPECTED_BYTES:
-        # In steps of about 40 %: tasks of different needs stand in different lines.
-        most = min(expected_memory_bytes, MAX_MEMORY_BYTES)
-        octave = 1 << (most.bit_length() - 1)
-        expected = next(size for size in (octave, octave * 3 // 2, octave * 2) if size >= most)
+        expected = stepped(min(expected_memory_bytes, MAX_MEMORY_BYTES))
     return Need(max(1, slots), cpu_millis, memory_bytes, expected)
+
+
+def stepped(size_bytes: int) -> int:
+    """The same or a little more, 1 or more, in steps of about 40 %: tasks of different needs stand in different lines."""
+    octave = 1 << (size_bytes.bit_length() - 1)
+    return next(size for size in (octave, octave * 3 // 2, octave * 2) if size >= size_bytes)
 
 
 def readable(size_bytes: int) -> str:

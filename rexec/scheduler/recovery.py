@@ -26,6 +26,7 @@ from protos.rexec.scheduler.v1 import record_pb2
 from rexec.scheduler import wire
 from rexec.scheduler.deadlines import Due
 from rexec.scheduler.leases import watch
+from rexec.scheduler.need import MAX_MEMORY_BYTES, need_of
 from rexec.scheduler.platform import Offer
 from rexec.scheduler.rows import LeaseRecord, LiveRecord, OperationRow, Recorded, TaskRow, WorkerRecord
 from rexec.scheduler.scheduler import OperationState
@@ -150,6 +151,9 @@ def _restore_task(
     task.epoch = max(said.epoch, generation * EPOCHS)
     task.losses = list(said.losses)
     task.expected_seconds = said.expected_seconds
+    if said.enlarged_memory_bytes > 0:
+        task.enlarged = True
+        task.need = need_of(task.need.slots, task.need.cpu_millis, min(said.enlarged_memory_bytes, MAX_MEMORY_BYTES))
     state.add(task)
     worker = state.fleet.workers.get(said.lease.session) if said.lease is not None else None
     if said.lease is not None and worker is not None:

@@ -32,6 +32,8 @@ class LiveRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     losses: list[str] = []
     lease: LeaseRecord | None = None
     expected_seconds: float | None = None
+    enlarged_memory_bytes: int = 0
+    """What it needs since it was killed for the memory it took; 0 if it was not."""
 
 
 class WorkerRecord(msgspec.Struct, frozen=True, omit_defaults=True):

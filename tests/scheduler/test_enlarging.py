@@ -41,10 +41,10 @@ def test_it_runs_again_on_the_same_worker_with_more_of_it() -> None:
     (again,) = granted(effects)
     assert again.worker_id == worker
     assert again.attempt == 1, "it was no attempt"
-    assert again.memory_bytes == 4 * (2 * GIB + 1)
+    assert again.memory_bytes == 8 * GIB
     assert task_of(rules, name).losses == []
     assert rules.operation(name).outcome is None
-    assert rules.queue.fleet.workers[worker].used_memory_bytes == 4 * (2 * GIB + 1)
+    assert rules.queue.fleet.workers[worker].used_memory_bytes == 8 * GIB
     rules.finish(worker)
     assert rules.operation(name).outcome is not None
 
@@ -55,7 +55,7 @@ def test_it_gets_no_more_than_the_largest_worker_has_and_waits_for_that() -> Non
     large = rules.attach("large", memory_bytes=9 * GIB)
     busy = rules.submit(pairs=LINUX, demand=Demand(memory_bytes=9 * GIB))
     name = rules.submit(pairs=LINUX)
-    assert granted(killed(rules, small, 3 * GIB)) == []
+    assert granted(killed(rules, small, 5 * GIB)) == []
     assert rules.operation(name).stage is Stage.QUEUED
     rules.finish(large)
     (again,) = granted(list(rules.do(e.Credit(large, 1, None))))
@@ -99,7 +99,21 @@ def test_one_that_asked_for_memory_and_took_more_gets_more() -> None:
     worker = rules.attach(slots=8, memory_bytes=16 * GIB)
     rules.submit(pairs=LINUX, demand=Demand(memory_bytes=3 * GIB))
     (again,) = granted(killed(rules, worker, 3 * GIB + 5))
-    assert again.memory_bytes == 4 * (3 * GIB + 5)
+    assert again.memory_bytes == 12 * GIB
+
+
+@pytest.mark.parametrize(
+    ("given_gib", "had_gib", "gets_gib"),
+    [(2, 2, 8), (2, 3.9, 8), (2, 4.1, 12), (2, 7, 16), (3, 3, 12), (5, 5, 24), (20, 21, 64)],
+)
+def test_it_gets_four_times_what_it_had_been_given_and_twice_what_it_had_in_round_figures(
+    given_gib: int, had_gib: float, gets_gib: int
+) -> None:
+    rules = Driver()
+    worker = rules.attach(slots=64, memory_bytes=64 * GIB)
+    rules.submit(pairs=LINUX, demand=Demand(memory_bytes=given_gib * GIB))
+    (again,) = granted(killed(rules, worker, int(had_gib * GIB)))
+    assert again.memory_bytes == gets_gib * GIB
 
 
 def test_the_first_grant_tells_what_it_may_take_where_that_is_not_the_slots_share() -> None:

@@ -112,7 +112,7 @@ class Restartable(Driver):
         }  # fmt: skip
         tasks = {
             task.task_id: (task.candidate, task.priority, tuple(task.losses), sorted(task.operations),
-                           task.lease.lease_id if task.lease else "")
+                           task.lease.lease_id if task.lease else "", task.enlarged, task.need.memory_bytes)
             for task in state.tasks.values()
         }  # fmt: skip
         order = [task.task_id for task in sorted(state.tasks.values(), key=lambda task: (task.priority, task.arrival))]
@@ -402,6 +402,33 @@ def test_a_property_that_nobody_comes_back_with_is_refused_in_the_end(driver: Re
     outcome = driver.operation(name).outcome
     assert outcome is not None
     assert "unknown platform property strange" in str(outcome.error)
+
+
+def test_what_was_killed_for_its_memory_gets_more_under_the_next_scheduler_too_but_not_twice(
+    driver: Restartable,
+) -> None:
+    gib = 1 << 30
+    worker = driver.attach(slots=8, memory_bytes=64 * gib)
+    name = driver.submit(pairs=LINUX)
+
+    def kill(size_bytes: int) -> None:
+        lease = driver.leases(worker)[0]
+        finished = e.Finished(
+            worker, lease.lease_id, lease.epoch, Failure.NONE, Outcome(), exceeded_memory_bytes=size_bytes
+        )
+        driver.do(finished)
+
+    driver.do(e.Credit(worker, 0, None))
+    kill(9 * gib)
+    assert driver.operation(name).stage is Stage.QUEUED
+    restarted(driver)
+    task = driver.operation(name).task
+    assert (task.enlarged, task.need.memory_bytes, task.losses) == (True, 32 * gib, [])
+    driver.do(e.WaiterJoined(name))
+    worker = driver.attach("another", slots=8, memory_bytes=64 * gib)
+    assert driver.queue.fleet.workers[worker].used_memory_bytes == 32 * gib
+    kill(33 * gib)
+    assert driver.operation(name).outcome is not None, "that was tried once"
 
 
 def test_whose_operation_it_is_is_kept(driver: Restartable) -> None:
