@@ -21,6 +21,9 @@ UNKNOWN_SECONDS: Final = 10.0
 LEAST_SECONDS: Final = 0.001
 """No task is done sooner: its fetching and reporting take time, too."""
 
+MOST_SECONDS: Final = 1e12
+"""Sums stay finite."""
+
 LATEST: Final = 10.0
 """No estimate is taken to be wrong by more than this factor."""
 
@@ -30,7 +33,7 @@ def task_seconds(waiting: Waiting) -> float:
     expected = waiting.slot_seconds / max(1, waiting.slots)
     if not (expected > 0 and math.isfinite(expected)):
         return UNKNOWN_SECONDS * waiting.tasks
-    return max(expected, LEAST_SECONDS * waiting.tasks)
+    return min(max(expected, LEAST_SECONDS * waiting.tasks), MOST_SECONDS)
 
 
 def places(waiting: Waiting, target_wait_seconds: float, start_seconds: float, coming_seconds: float = 0.0) -> float:

@@ -64,18 +64,19 @@ class _Placing:
     """One kind of work, and the part of it that has no place yet."""
 
     def __init__(self, work: Waiting) -> None:
-        self.work = work
+        self.task_seconds = task_seconds(work)
+        self.slot_seconds = self.task_seconds * work.slots
         self.left = 1.0
 
     def note(self, room: Room, part: float) -> None:
         """A pool is to do a part of it."""
         part = min(part, self.left)
-        room.slot_seconds += part * self.work.slot_seconds
+        room.slot_seconds += part * self.slot_seconds
         self.left = self.left - part if self.left - part > _NOTHING else 0.0
 
     def queue_up(self, room: Room, each: float, horizon_seconds: float) -> None:
         """A pool is to do what it gets to with the slots that are busy now. `each`: what one task takes of it."""
-        slot_seconds = task_seconds(self.work) * each
+        slot_seconds = self.task_seconds * each
         self.note(room, room.take_seconds(self.left * slot_seconds, horizon_seconds) / slot_seconds)
 
 

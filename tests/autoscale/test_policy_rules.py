@@ -161,6 +161,24 @@ def test_nothing_starts_beyond_min_for_work_that_fits_no_pool(case: Case) -> Non
         assert decide(pools, foreign, members)[pool.name].start <= max(0, pool.min - there)
 
 
+anything = st.floats(allow_nan=True, allow_infinity=True)
+
+
+@given(cases(), st.integers(0, 20), st.lists(anything, min_size=4, max_size=4))
+@settings(max_examples=150, deadline=None)
+def test_figures_without_sense_break_no_limit(case: Case, startable: int, figures: list[float]) -> None:
+    pools, waiting, members = case
+    total, longest, oldest, rest = figures
+    mad = [replace(work, slot_seconds=total, longest_seconds=longest, oldest_seconds=oldest) for work in waiting]
+    busy = [replace(member, rest_seconds=rest if member.busy_slots else 0.0) for member in members]
+    decisions = decide(pools, mad, busy, startable=startable)
+    assert 0 <= sum(decision.start for decision in decisions.values()) <= startable
+    for pool in pools:
+        there = sum(member.pool == pool.name for member in members)
+        start = decisions[pool.name].start
+        assert start == 0 or there + start <= pool.max
+
+
 @given(cases(), st.randoms(use_true_random=False))
 @settings(max_examples=100, deadline=None)
 def test_the_order_of_work_and_workers_changes_nothing(case: Case, shuffle: random.Random) -> None:
