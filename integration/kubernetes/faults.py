@@ -13,6 +13,7 @@ import json
 import ssl
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,6 +77,8 @@ class FaultProxy:
         self.judge: Callable[[str, str], Verdict] = lambda method, target: None
         self.requests: list[tuple[str, str]] = []
         """Method and target of all so far."""
+        self.times: list[float] = []
+        """When each of them came, in seconds since 1970."""
         config = yaml.safe_load(kubeconfig.read_text())
         context = next(entry["context"] for entry in config["contexts"] if entry["name"] == config["current-context"])
         cluster = next(entry["cluster"] for entry in config["clusters"] if entry["name"] == context["cluster"])
@@ -129,6 +132,7 @@ class FaultProxy:
         headers = {line.partition(":")[0].lower(): line.partition(":")[2].strip() for line in lines}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         self.requests.append((method, target))
+        self.times.append(time.time())
         match self.judge(method, target):
             case None:
                 pass

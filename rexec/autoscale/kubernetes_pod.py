@@ -145,12 +145,19 @@ def _complete(worker: dict[str, Any], pool: PoolSettings, *, brought: bool, serv
         _add(worker, "env", "name", {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}, first=True)
     _add(worker, "env", "name", {"name": "HOME", "value": WORK_DIR})
     _fill(worker, securityContext=_restricted(), resources={})
+    given = worker["resources"]
+    # Without a limit the worker would take all cores of its node for its own; what a template gives it, it is told there, too.
+    cores = [] if any("cpu" in (given.get(part) or {}) for part in ("requests", "limits")) else [cpu_millis(pool)]
     _add_resources(worker["resources"], pool)
     if worker.get("command"):
         return  # who starts it himself knows where it answers, too
     start = [f"{AGENT_DIR}/run"] if brought else ["rexec"]
     worker["command"] = [*start, "worker"]
-    worker["args"] = [*_arguments(pool, server), *(worker.get("args") or [])]
+    worker["args"] = [
+        *_arguments(pool, server),
+        *(f"--resource=cpu={millis}" for millis in cores),
+        *(worker.get("args") or []),
+    ]
     _add(worker, "ports", "name", {"name": "http", "containerPort": HTTP_PORT})
     _fill(
         worker,
@@ -198,16 +205,20 @@ def _agent(pool: PoolSettings) -> dict[str, Any]:
 def _add_resources(resources: dict[str, Any], pool: PoolSettings) -> None:
     """Memory is asked for in full: a pod beyond what it asked for is the first to be killed when its node runs short. Cores are
     not limited, because a quota would halt an action in the middle of a time slice."""
-    cpu_millis = math.ceil((pool.cpu or pool.slots) * 1000)
     memory = str(memory_bytes(pool))
     disk = str(pool.disk_bytes)
     requests = resources.get("requests") or {}
     limits = resources.get("limits") or {}
     # A request above a limit of the template's would be refused, so what it limits it also asks for.
-    for name, amount in (("cpu", f"{cpu_millis}m"), ("memory", memory), ("ephemeral-storage", disk)):
+    for name, amount in (("cpu", f"{cpu_millis(pool)}m"), ("memory", memory), ("ephemeral-storage", disk)):
         requests.setdefault(name, limits.get(name, amount))
     limits.setdefault("memory", requests["memory"])
     resources["requests"], resources["limits"] = requests, limits
+
+
+def cpu_millis(pool: PoolSettings) -> int:
+    """Thousandths of cores that a pod of the pool asks for."""
+    return math.ceil((pool.cpu or pool.slots) * 1000)
 
 
 def memory_bytes(pool: PoolSettings) -> int:

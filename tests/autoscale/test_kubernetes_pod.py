@@ -76,6 +76,7 @@ def test_a_pool_that_says_little_gets_a_pod_with_restricted_rights() -> None:
                         "--cache-max-bytes=5368709120",
                         "--drain-grace-seconds=90.5",
                         "--metrics-listen=[$(REXEC_POD_IP)]:8982",
+                        "--resource=cpu=2000",
                     ],
                     "env": [
                         {"name": "REXEC_WORKER_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
@@ -107,7 +108,7 @@ def test_properties_and_instances_are_told_as_they_are_whatever_stands_in_them()
         name="cpu", image="i", properties={"b": ["$(HOME)", "x=y"], "a": ["1 2"]}, instance_names=("main", "$(x)")
     )
     arguments = worker_of(pod_manifest(pool, "cpu-1", "", ORIGIN))["args"]
-    assert arguments[-5:] == [
+    assert arguments[-6:-1] == [
         "--property=a=1 2",
         "--property=b=$$(HOME)",
         "--property=b=x=y",
