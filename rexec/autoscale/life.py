@@ -26,6 +26,9 @@ that had got something to do meanwhile is left as it was."""
 LEFT_SECONDS: Final = 5.0
 """How long a worker that has left may take to end by itself."""
 
+OLD_SECONDS: Final = 60.0
+"""A machine that runs for longer has a worker that has come, most likely."""
+
 AT_ONCE_SECONDS: Final = 60.0
 """A worker that fails so soon after it came is a failed start."""
 
@@ -45,6 +48,14 @@ class Life:
     removing: bool = False
     retry_at: float = float("-inf")
     """Its removal was refused; when to try again."""
+
+    def has_come(self, machine: Machine, *, now: float, wall: float, heard_since: float) -> bool:
+        """Whether its worker has been there. Of one that was there before this process: whether it probably has, and is on its
+        way back."""
+        if self.came_at is not None or self.ours:
+            return self.came_at is not None
+        back = now - max(self.first_seen_at, heard_since) < GONE_SECONDS
+        return back and machine.phase is Phase.RUNNING and wall - machine.created_at > OLD_SECONDS
 
     def counts_as_leaving(self, now: float) -> bool:
         """Whether it is not to be counted on."""

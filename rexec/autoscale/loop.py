@@ -198,7 +198,11 @@ class Autoscaler:
             self._snapshot,
             machines,
             self._learned,
-            attached={name for name in machines if self._lives[name].came_at is not None},
+            attached={
+                name
+                for name, machine in machines.items()
+                if self._lives[name].has_come(machine, now=now, wall=wall, heard_since=self._heard_since)
+            },
             leaving={name for name in machines if self._lives[name].counts_as_leaving(now)},
             wall=wall,
             snapshot_age_seconds=max(0.0, now - self._heard_at),
@@ -311,7 +315,7 @@ class Autoscaler:
     ) -> str:
         """Why a pool does not grow as it should, for people."""
         said: list[str] = []
-        if hold.why and (decision.missing or hold.startable == 0 or self._problem_of(view.shapes[pool.name].settings)):
+        if hold.why:  # also while another try is under way
             said.append(hold.why)
         elif decision.missing and overall.why:
             said.append(overall.why)
