@@ -39,15 +39,17 @@ def attached(
     host: str = "127.0.0.1",
     program: Sequence[str] = (f"{PLACE}/run",),
     options: Sequence[str] = (),
+    authority: Path | None = None,
     first_process: bool = False,
 ) -> Iterator[Worker]:
-    """The agent in that root, once the server knows it. It has to leave in order when it is told to end."""
+    """The agent in that root, once the server knows it. It has to leave in order when it is told to end. With an `authority`, a
+    file of this machine, it is asked for over TLS; that the agent is shown it is up to the options."""
     layer = folder / "layer"
     layer.mkdir()
     name = folder.name.replace("_", "-")[:40]
     command = image.command(
         layer,
-        [*program, "worker", "--server", f"grpc://{host}:{address.rpartition(':')[2]}", "--name", name,
+        [*program, "worker", "--server", f"{_scheme(authority)}://{host}:{address.rpartition(':')[2]}", "--name", name,
          "--slots", "1", "--work-dir", "/rexec/work", *options],
         first_process,
     )  # fmt: skip
@@ -57,7 +59,7 @@ def attached(
 
         def is_known() -> bool:
             process.expect_running()
-            found.update(workers_of(address).get(name, {}))
+            found.update(workers_of(address, authority).get(name, {}))
             return bool(found)
 
         wait_until(is_known, f"worker {name} to attach", _SECONDS)
@@ -74,10 +76,15 @@ def attached(
             end_by_pid(below)
 
 
-def workers_of(address: str) -> dict[str, dict[str, list[str]]]:
+def _scheme(authority: Path | None) -> str:
+    return "grpc" if authority is None else "grpcs"
+
+
+def workers_of(address: str, authority: Path | None = None) -> dict[str, dict[str, list[str]]]:
     """Properties of the workers, by name."""
     listed = subprocess.run(
-        [*REXEC, "workers", "--json", "--server", f"grpc://{address}"],
+        [*REXEC, "workers", "--json", "--server", f"{_scheme(authority)}://{address}",
+         *(() if authority is None else ("--tls-ca", str(authority)))],
         cwd=_CHECKOUT, capture_output=True, text=True, timeout=_SECONDS, check=True,
     )  # fmt: skip
     found = {}

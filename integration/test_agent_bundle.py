@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import grpc
 import pytest
 
 from integration.image_worker import PLACE, Worker, attached, pod
@@ -19,6 +20,7 @@ from integration.remote_action import run_action
 from integration.root_filesystem import RootFilesystem, root_of_debian
 from integration.server import Server, running_server
 from rexec.agent_bundle import OWN_PACKAGES, digest_of
+from tests.edge.certificates import Authority
 
 _CHECKOUT = Path(__file__).parent.parent
 _BUSYBOX = Path("/bin/busybox")
@@ -182,6 +184,21 @@ def test_a_server_known_by_its_name_only(server: Server, agent: Path, tmp_path: 
     image = pod(root_of_debian("bullseye"), agent, shown={PLACE: agent, "/etc/hosts": hosts})
     with attached(server.address, image, tmp_path, host="rexec.builds.svc.cluster.local") as worker:
         expect_work(server, worker)
+
+
+def test_a_server_that_speaks_tls(agent: Path, nothing: Path, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.pair("server")
+    configuration = tmp_path / "rexec.toml"
+    configuration.write_text(f'[server.tls]\ncertificate = "{pair.certificate}"\nkey = "{pair.key}"\n')
+    credentials = grpc.ssl_channel_credentials(authority.file.read_bytes())
+    place = "/etc/authority.pem"
+    image = pod(nothing, agent, shown={PLACE: agent, place: authority.file})
+    with (
+        running_server(tmp_path / "server", 0, ("--config", str(configuration)), credentials) as server,
+        attached(server.address, image, tmp_path, options=("--tls-ca", place), authority=authority.file) as worker,
+    ):
+        assert worker.properties["ISA"] == ["x86-64"]
 
 
 def test_the_first_process_of_a_container(server: Server, agent: Path, tmp_path: Path) -> None:

@@ -105,6 +105,16 @@ def test_what_only_builds_need_is_not_in_the_server(images: dict[str, Image]) ->
     assert (root / "var/lib/rexec").stat().st_uid == _USER
 
 
+def test_what_is_imported_when_it_is_asked_for_is_there(images: dict[str, Image], tmp_path: Path) -> None:
+    image = images["server"]
+    (tmp_path / "layer").mkdir()
+    script = "import aiohttp, cryptography.x509, jwt, kubernetes.aio, numpy, cas.chunking_fastcdc, rexec.top_command"
+    command = image.container().command(tmp_path / "layer", ["python", "-c", script])
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (image.root / "opt/rexec/venv/lib/python3.11/site-packages/rexec/agent_run.c").exists()
+
+
 def test_a_worker_of_the_image_compiles_for_a_server_of_the_image(
     images: dict[str, Image], address: str, tmp_path: Path
 ) -> None:
