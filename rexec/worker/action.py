@@ -41,7 +41,7 @@ from rexec.worker.blob_files import FileKey
 from rexec.worker.files import FileCache, InputsTooLarge
 from rexec.worker.hold import Hold
 from rexec.worker.inputs import Inputs, inputs_of
-from rexec.worker.isolation import Confinable, Isolation, NoIsolation, platform_of
+from rexec.worker.isolation import Confinable, Confined, Isolation, NoIsolation, platform_of
 from rexec.worker.kept_rooms import KeptRooms
 from rexec.worker.layout import CannotReuse, Layout, lay_out
 from rexec.worker.listing import Listings
@@ -322,7 +322,7 @@ class LeasedAction:
             name = name_of(refusal.digest, result, outputs, room.root)
             _log.info("the store has no room for an output", lease=lease.lease_id, output=name, reason=str(refusal))
             finished.action_result.CopyFrom(evidence_of(stdout, stderr, ended.exit_code))
-            self._complete(finished.action_result, ended)
+            self._complete(finished.action_result, ended, confined)
             finished.message = f"{name} of {refusal.digest.size_bytes} bytes cannot be kept: {refusal}"
             finished.status.CopyFrom(FailedPrecondition(finished.message).to_proto())
             return False
@@ -337,7 +337,7 @@ class LeasedAction:
             ]
             await context.files.take(kept)
         self._stamp(self._metadata.worker_completed_timestamp)
-        self._complete(result, ended)
+        self._complete(result, ended, confined)
         finished.action_result.CopyFrom(result)
         finished.message = "; ".join(filter(None, (message_of(ended, stdout, stderr), confined.remark())))
         if ended.excess is not None:
@@ -380,10 +380,11 @@ class LeasedAction:
         if self._context.workspace.free_bytes() < _LEAST_FREE_BYTES:
             raise DiskFull(f"the worker's disk was full when the command ended with {ended.exit_code}")
 
-    def _complete(self, result: re_pb2.ActionResult, ended: Exit) -> None:
+    def _complete(self, result: re_pb2.ActionResult, ended: Exit, confined: Confined) -> None:
         """Give the result its metadata. What the command used is only in there: every Progress goes to every client."""
         result.execution_metadata.CopyFrom(self._metadata)
-        result.execution_metadata.auxiliary_metadata.add().Pack(ended.usage.to_proto())
+        for message in (ended.usage.to_proto(), *confined.findings()):
+            result.execution_metadata.auxiliary_metadata.add().Pack(message)
 
     def _begin(self, phase: worker_pb2.Progress.Phase, timestamp: timestamp_pb2.Timestamp | None = None) -> None:
         if timestamp is not None:

@@ -20,6 +20,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from google.protobuf.message import Message
+
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from rexec.worker.command import Invocation, invocation
 from rexec.worker.inputs import Inputs, working_directory
@@ -67,6 +69,8 @@ class Confined:
     between fork and exec is held; raises what the argument raises."""
     remark: Callable[[], str] = lambda: ""
     """What the user should be told beside the result; "" if nothing. Asked for after the isolation was left."""
+    findings: Callable[[], Sequence[Message]] = lambda: ()
+    """The same for programs: ExecutedActionMetadata.auxiliary_metadata."""
     judge: Callable[[int, bytes], None] = lambda _exit_code, _stderr: None
     """Told of the exit code and of the end of the standard error of a command that ended by itself. Raises what the exit code
     means if it is not the command's own: a StatusError if the action is to blame, WorkerFault if not."""

@@ -40,7 +40,7 @@ from rexec.worker.landlock import DEVICE, OWN, READ, Landlock, Rule
 from rexec.worker.landlock_settings import LandlockSettings
 from rexec.worker.seccomp import Filter, Sockets
 from rexec.worker.system_calls import Architecture, architecture, drop_capabilities, gain_no_privileges
-from rexec.worker.undeclared_reads import UndeclaredReads, remark_on
+from rexec.worker.undeclared_reads import UndeclaredReads, found_in, remark_on
 from rexec.worker.verdict import WorkerFault
 from rexec.worker.workspace import Room
 
@@ -115,17 +115,22 @@ class LandlockIsolation:
         attempts: list[UndeclaredReads] = []
         room = action.room
 
-        def remark() -> str:
+        def seen() -> tuple[list[str], int]:
             paths = dict.fromkeys(path for reads in attempts for path in reads.paths)
-            return remark_on(list(paths), sum(reads.more for reads in attempts))
+            return list(paths), sum(reads.more for reads in attempts)
 
         spawn = partial(self._spawn, room, attempts)
         try:
-            yield Confined(plain_invocation(action), spawn=spawn, remark=remark)
+            yield Confined(
+                plain_invocation(action),
+                spawn=spawn,
+                remark=lambda: remark_on(*seen()),
+                findings=lambda: found_in(*seen()),
+            )
         finally:
             for reads in attempts:
                 reads.ended(_LAST_LOOK_SECONDS)
-            if said := remark():
+            if said := remark_on(*seen()):
                 _log.warning("undeclared reads", room=room.path, reads=said)
 
     def _spawn(self, room: Room, attempts: list[UndeclaredReads], start: Start) -> subprocess.Popen[bytes]:

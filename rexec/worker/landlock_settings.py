@@ -11,9 +11,7 @@ from typing import Final
 import msgspec
 
 from rexec.worker.seccomp import Sockets
-
-PROGRAMS: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-"""Programs, libraries, headers. Toolchains elsewhere (/opt, /nix/store, ~/.rustup) are for `readable`."""
+from rexec.worker.system_paths import ETC, PROGRAMS
 
 KERNEL: Final = (
     "/proc",  # a process's own (self/fd, self/maps), cpuinfo, meminfo; of others only what is no secret
@@ -22,37 +20,14 @@ KERNEL: Final = (
     "/sys/kernel/mm/transparent_hugepage",  # allocators and the JVM ask
 )
 
-ETC: Final = tuple(
-    f"/etc/{name}"
-    # One by one: /etc also has password hashes, private keys and tokens, and a rule cannot leave out a part.
-    for name in (
-        *(
-            "ld.so.cache",
-            "ld.so.preload",
-            "ld.so.conf",
-            "ld.so.conf.d",
-            "alternatives",
-        ),  # where libraries and tools are
-        *("passwd", "group", "nsswitch.conf"),  # names of users
-        *("hosts", "host.conf", "resolv.conf", "gai.conf", "services", "protocols"),  # names of machines
-        *("localtime", "timezone", "locale.alias", "locale.conf", "os-release", "debian_version", "lsb-release"),
-        *(
-            "ssl/certs",
-            "ssl/openssl.cnf",
-            "ca-certificates",
-            "pki/tls/certs",
-            "pki/ca-trust/extracted",
-        ),  # no private keys
-        *("profile", "bash.bashrc", "inputrc", "terminfo", "gitconfig", "mime.types", "magic"),  # of common tools
-        *("perl", "python3", "java", "fonts", "xml", "sgml"),  # of languages and documents
-    )
-)
+PRELOADED: Final = "/etc/ld.so.preload"
+"""The dynamic linker looks for it in every program; in a root of its own there is none."""
 
 
 class LandlockSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """[worker.landlock]: what an action may do beside reading its inputs and writing its own directories."""
 
-    system_paths: tuple[str, ...] = (*PROGRAMS, *KERNEL, *ETC)
+    system_paths: tuple[str, ...] = (*PROGRAMS, *KERNEL, *ETC, PRELOADED)
     """Files and directories (with all below) that every action may read and execute. Those that this machine lacks are passed
     over. Whoever sets this replaces the default; to add something there is `readable`."""
 

@@ -1,15 +1,15 @@
-"""What of a machine a program needs to run at all, and has no secrets in."""
+"""What of a machine a program needs to run at all, and has no secrets in: the one list, whatever the isolation."""
 
 from __future__ import annotations
 
 from typing import Final
 
 PROGRAMS: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-"""Programs, libraries, headers."""
+"""Programs, libraries, headers. Toolchains elsewhere (/opt, /nix/store, ~/.rustup) are for `readable`."""
 
 ETC: Final = tuple(
     f"/etc/{name}"
-    # One by one: /etc also has password hashes, private keys and tokens.
+    # One by one: /etc also has password hashes, private keys and tokens, and a rule cannot leave out a part.
     for name in (
         *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives"),  # where libraries and tools are
         *("passwd", "group", "nsswitch.conf"),  # names of users

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
+from protos.rexec.worker.v1 import worker_pb2
 from rexec.worker.system_calls import Architecture
 
 MAX_PATHS: Final = 100
@@ -28,6 +29,9 @@ MAX_PATHS: Final = 100
 SHOWN_PATHS: Final = 10
 """Named in the message of a result."""
 _SHOWN_CHARACTERS: Final = 300
+_TOLD_BYTES: Final = 32 << 10
+"""Of paths in the metadata of a result, which every client and the action cache get."""
+_MOST_LEFT_OUT: Final = (1 << 31) - 1
 _MAX_KNOWN: Final = 10_000
 """Paths remembered as looked at; then they are looked at again."""
 _PATH_MAX: Final = 4096
@@ -157,3 +161,18 @@ def remark_on(paths: Sequence[str], more: int) -> str:
     shown = [os.fsencode(path).decode(errors="replace")[:_SHOWN_CHARACTERS] for path in paths[:SHOWN_PATHS]]
     rest = len(paths) - len(shown) + more
     return f"read without being declared: {', '.join(map(repr, shown))}" + (f" and {rest} more" if rest else "")
+
+
+def found_in(paths: Sequence[str], more: int) -> list[worker_pb2.UndeclaredReads]:
+    """For programs: one message, of bounded size; none if there is nothing to say."""
+    if not paths:
+        return []
+    found, left_bytes = worker_pb2.UndeclaredReads(), _TOLD_BYTES
+    for path in paths:
+        text = os.fsencode(path).decode(errors="replace")
+        left_bytes -= len(text.encode())
+        if left_bytes < 0:
+            break
+        found.paths.append(text)
+    found.left_out = min(len(paths) - len(found.paths) + more, _MOST_LEFT_OUT)
+    return [found]

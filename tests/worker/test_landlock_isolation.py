@@ -464,10 +464,15 @@ async def test_undeclared_reads_are_let_through_and_told_with_audit(worker: Work
     assert await worker.stdout(finished) == "textinputtexttool\n"
     assert finished.action_result.exit_code == 2
     assert finished.message == f"read without being declared: '{tmp_path}/header.h', '{tmp_path}/tool'"
+    _, packed = finished.action_result.execution_metadata.auxiliary_metadata
+    found = worker_pb2.UndeclaredReads()
+    assert packed.Unpack(found)
+    assert (list(found.paths), found.left_out) == ([f"{tmp_path}/header.h", f"{tmp_path}/tool"], 0)
     assert not (tmp_path / "new").exists()
     finished = await worker.sh("g++ -E -o out main.cc", inputs={"main.cc": b"#include <vector>\n"})
     assert finished.message == ""
     assert finished.action_result.exit_code == 0
+    assert len(finished.action_result.execution_metadata.auxiliary_metadata) == 1
 
 
 @applied

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rexec.worker.system_calls import X86_64
-from rexec.worker.undeclared_reads import MAX_PATHS, UndeclaredReads, remark_on
+from rexec.worker.undeclared_reads import MAX_PATHS, UndeclaredReads, found_in, remark_on
 
 
 @pytest.fixture
@@ -71,3 +71,14 @@ def test_without_a_listener_it_ends(reads: UndeclaredReads) -> None:
     reads.listen(-1)
     reads.ended(30.0)
     assert not reads._thread.is_alive()
+
+
+def test_what_programs_are_told_is_bounded_and_counts_the_rest() -> None:
+    assert found_in([], 0) == []
+    [found] = found_in([os.fsdecode(b"/\xff"), "/a"], 3)
+    assert (list(found.paths), found.left_out) == (["/\ufffd", "/a"], 3)
+    [found] = found_in([f"/{number}{'x' * 4000}" for number in range(100)], 1 << 40)
+    assert 0 < found.ByteSize() < 40_000
+    assert found.left_out == (1 << 31) - 1
+    [found] = found_in([f"/{number}{'x' * 4000}" for number in range(100)], 5)
+    assert len(found.paths) + found.left_out == 105

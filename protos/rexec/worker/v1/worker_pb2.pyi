@@ -148,6 +148,14 @@ class ResourceUsage(_message.Message):
     involuntary_context_switches: int
     def __init__(self, user_seconds: _Optional[float] = ..., system_seconds: _Optional[float] = ..., peak_memory_bytes: _Optional[int] = ..., read_bytes: _Optional[int] = ..., written_bytes: _Optional[int] = ..., voluntary_context_switches: _Optional[int] = ..., involuntary_context_switches: _Optional[int] = ...) -> None: ...
 
+class UndeclaredReads(_message.Message):
+    __slots__ = ("paths", "left_out")
+    PATHS_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    paths: _containers.RepeatedScalarFieldContainer[str]
+    left_out: int
+    def __init__(self, paths: _Optional[_Iterable[str]] = ..., left_out: _Optional[int] = ...) -> None: ...
+
 class Finished(_message.Message):
     __slots__ = ("lease_id", "epoch", "action_result", "status", "message", "failure", "exceeded_memory_bytes")
     class Failure(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
