@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cas.memory import MemoryStore
 from rexec.worker.link import Link
+from rexec.worker.settings import IsolationKind
 from rexec.worker.start import run_agent
 from tests.worker.actions import Inputs, Worker, settings_for
 from tests.worker.scheduler import Stream
@@ -45,7 +46,8 @@ async def main(work_dir: str, script: str, *flags: str) -> None:
 
     # "orphan": the parent that was there at the start is not the parent any more.
     parent_pid = os.getppid() if "die" in flags else os.getpid() if "orphan" in flags else 0
-    settings = settings_for(Path(work_dir), drain_grace_seconds=600.0, parent_pid=parent_pid)
+    isolation = next((flag for flag in flags if flag in list(IsolationKind)), "none")
+    settings = settings_for(Path(work_dir), drain_grace_seconds=600.0, parent_pid=parent_pid, isolation=isolation)
     scheduling = asyncio.create_task(schedule())
     await run_agent(settings, dial, lambda _instance: store)
     scheduling.cancel()

@@ -111,13 +111,17 @@ async def test_a_cache_on_another_disk_is_left_alone(machine: Machine) -> None:
     assert context.files.files.is_intact(FileKey(Digest.of(inputs["f"]), False))
 
 
-def test_an_action_that_fills_the_disk_is_for_another_worker_and_the_next_one_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("isolation", ["none", "landlock", "bubblewrap"])
+def test_an_action_that_fills_the_disk_is_for_another_worker_and_the_next_one_runs(
+    tmp_path: Path, isolation: str
+) -> None:
     """On a small disk of its own: a mount that only the agent's namespace has."""
     work = tmp_path / "work"
     work.mkdir()
     agent = f"{sys.executable} -m tests.worker.agent_process {work}"
     script = "head -c 100000000 /dev/zero > f; df -P . | tail -1 >&2; exit 3"
-    steps = f"mount -t tmpfs -o size=32m none {work} && {agent} '{script}' leave && {agent} 'echo > f; exit 4' leave"
+    first, second = (f"{agent} '{run}' leave {isolation}" for run in (script, "echo > f; exit 4"))
+    steps = f"mount -t tmpfs -o size=32m none {work} && {first} && {second}"
     ended = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", steps],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
