@@ -182,6 +182,20 @@ async def test_36_who_read_an_input_that_another_rewrote_is_run_again(worker: Wo
     assert (again.failure, again.action_result.exit_code) == (worker_pb2.Finished.NONE, 0)
 
 
+@pytest.mark.parametrize("count", [1, 20], ids=["in a new room", "in a kept room"])
+async def test_36_an_input_that_was_changed_between_two_actions_is_never_read(worker: Worker, count: int) -> None:
+    root = await worker.inputs.tree({f"{number}": b"original %d" % number for number in range(count)})
+    await worker.sh("true", inputs=root)
+    path = worker.context.files.files.path(FileKey(Digest.of(b"original 0"), False))
+    os.chmod(path, 0o644)
+    Path(path).write_bytes(b"spoilt")  # noqa: ASYNC240
+    failed = await worker.sh("cat 0; false", inputs=root)
+    assert failed.failure == worker_pb2.Finished.INFRASTRUCTURE
+    assert "1 input files were changed before the action began" in failed.message
+    assert worker_pb2.Progress.RUNNING not in worker.phases[worker.phases.index(worker_pb2.Progress.UPLOADING) :]
+    assert await worker.stdout(await worker.sh("cat 0", inputs=root)) == "original 0"
+
+
 async def test_36_one_digest_executable_and_not_is_two_files(worker: Worker) -> None:
     data = b"#!/bin/sh\necho ran\n"
     finished = await worker.sh(
