@@ -36,7 +36,7 @@ def machine(name: str = "cpp-1", pool: str = "cpp", phase: Phase = Phase.RUNNING
     return Machine(name, pool, fields.pop("created_at", 990.0), phase, **fields)
 
 
-def attached(name: str = "cpp-1", **fields: Any) -> autoscaling_pb2.AttachedWorker:
+def attached(name: str = "cpp-1", /, **fields: Any) -> autoscaling_pb2.AttachedWorker:
     return autoscaling_pb2.AttachedWorker(name=name, slots=1, **fields)
 
 
