@@ -170,7 +170,7 @@ class Agent:
             except* LinkBroken as group:
                 broken = first_of(group)
                 news = self._trouble.news(broken, asyncio.get_running_loop().time())
-                if news:
+                if news and not self._gone.is_set():
                     _log.warning(news, reason=str(broken), held=len(self._leases))
                 refused = isinstance(broken, Refused)
             finally:
