@@ -137,7 +137,7 @@ class Runner:
         timed_out = False
         try:
             pidfd = os.pidfd_open(process.pid)
-            loop.add_reader(pidfd, _set, exited)
+            loop.add_reader(pidfd, _set, loop, pidfd, exited)
             self._note_session(process.pid, start_ticks)
             self._limits.apply(process.pid, with_descendants=confined.is_watched)
             self._memory.began(process.pid, memory_bytes, exceeded.set_result)
@@ -257,7 +257,7 @@ async def _gone(pid: int) -> None:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return  # while another was waited for somebody took note of its end
-    loop.add_reader(pidfd, _set, ended)
+    loop.add_reader(pidfd, _set, loop, pidfd, ended)
     try:
         await asyncio.wait([ended], timeout=_GONE_SECONDS)
     finally:
@@ -265,8 +265,8 @@ async def _gone(pid: int) -> None:
         os.close(pidfd)
 
 
-def _set(event: asyncio.Future[None]) -> None:
-    # A pidfd stays readable, so this is called again until the reader is removed.
+def _set(loop: asyncio.AbstractEventLoop, pidfd: int, event: asyncio.Future[None]) -> None:
+    loop.remove_reader(pidfd)  # it stays readable, so this would be called again and again, whatever else is waited for
     if not event.done():
         event.set_result(None)
 
