@@ -1,4 +1,4 @@
-"""Builds what a Dockerfile says without a container engine: each stage is a directory, RUN is a shell in it.
+"""Builds what a Dockerfile says without a container engine: each stage is a layer over a directory, RUN is a shell in there.
 
 Only what deploy/docker/Dockerfile uses is known; anything else is an AssertionError that names it. `debian:NAME-slim` is the root
 file system of that release that scripts/install-clients.sh makes. What apt-get has installed first in a stage is kept below
@@ -24,19 +24,26 @@ _MACHINE = "/run/machine"
 
 _RUN = """\
 set -eu
-root=$1 machine=$2 place=$3
-mount --bind "$root" "$root"
-mount -t proc proc "$root/proc"
-mount -t tmpfs -o mode=755 none "$root/dev"
+root=$1 beneath=$2 merged=$3 machine=$4 place=$5
+shift 5
+if [ -n "$beneath" ]; then
+    mkdir -p "$root.work"
+    mount -t overlay -o "lowerdir=$beneath,upperdir=$root,workdir=$root.work" none "$merged"
+else
+    mount --bind "$root" "$merged"
+fi
+rm -f "$merged/etc/resolv.conf"
+cp /etc/resolv.conf "$merged/etc/resolv.conf"
+mount -t proc proc "$merged/proc"
+mount -t tmpfs -o mode=755 none "$merged/dev"
 for device in null zero full random urandom; do
-    : >"$root/dev/$device"
-    mount --bind "/dev/$device" "$root/dev/$device"
+    : >"$merged/dev/$device"
+    mount --bind "/dev/$device" "$merged/dev/$device"
 done
-mount -t tmpfs none "$root/run"
-mkdir "$root$place"
-mount --bind "$machine" "$root$place"
-shift 3
-exec chroot "$root" "$@"
+mount -t tmpfs none "$merged/run"
+mkdir "$merged$place"
+mount --bind "$machine" "$merged$place"
+exec "$@"
 """
 
 
@@ -53,6 +60,9 @@ class Image:
     """A stage that was built."""
 
     root: Path
+    """What it has of its own."""
+    beneath: Path | None = None
+    """What it is laid over, and never changes."""
     variables: dict[str, str] = field(
         default_factory=lambda: {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
     )
@@ -64,12 +74,21 @@ class Image:
 
     def container(self, **given: Any) -> RootFilesystem:
         """What a container of this image sees; its root cannot be written."""
-        return RootFilesystem(self.root, user=self.user, variables=self.variables, **given)
+        return RootFilesystem(self.root, self.beneath, user=self.user, variables=self.variables, **given)
+
+    def has(self, path: str) -> bool:
+        """Whether there is something in the image under this path. What a layer takes away is not looked for."""
+        return any((folder / path.lstrip("/")).exists() for folder in (self.root, self.beneath) if folder is not None)
 
     def size_bytes(self) -> int:
-        """Of its files, each counted once however many names it has."""
-        said = subprocess.run(["du", "-sxb", str(self.root)], capture_output=True, text=True, check=True)
-        return int(said.stdout.split()[0])
+        """Of the files of both, each counted once however many names it has."""
+        return size_bytes(self.root) + (size_bytes(self.beneath) if self.beneath is not None else 0)
+
+
+def size_bytes(folder: Path) -> int:
+    """Of all files in there, each counted once however many names it has."""
+    said = subprocess.run(["du", "-sxb", str(folder)], capture_output=True, text=True, check=True)
+    return int(said.stdout.split()[0])
 
 
 def parsed(text: str) -> list[tuple[str, str, list[Instruction]]]:
@@ -98,47 +117,46 @@ class Build:
         self._context = context
         self._folder = folder
         self._machine, self._of_machine = _machine(folder / "machine")
+        self._merged = folder / "merged"
+        self._merged.mkdir()
+        _IMAGES.mkdir(parents=True, exist_ok=True)
         stages = parsed(dockerfile.read_text())
         self._kept: set[str] = set()
         for origin, name, instructions in stages:
             self.images[name] = self._stage(origin, folder / name, instructions)
         for path in _IMAGES.iterdir():
             if path.name not in self._kept:
-                shutil.rmtree(path)
+                subprocess.run(["rm", "-rf", "--one-file-system", str(path)], check=True)
 
     def _stage(self, origin: str, root: Path, instructions: Sequence[Instruction]) -> Image:
         image = Image(root)
-        # What apt-get installs is the same for the same words, until the release gets an update.
-        is_kept = bool(instructions) and any(each.name == "RUN" and "apt-get" in each.text for each in instructions)
-        upto = next((at for at, each in enumerate(instructions) if each.name == "RUN"), -1) + 1 if is_kept else 0
-        key = hashlib.sha256(repr((origin, instructions[:upto])).encode()).hexdigest()[:16]
-        kept = _IMAGES / key
-        if is_kept and kept.exists():
-            _copy_tree(kept, root)
-            for each in instructions[:upto]:
-                if each.name != "RUN":
-                    self._do(image, each)
-        else:
-            self._begin(origin, root)
-            for each in instructions[:upto]:
+        root.mkdir()
+        first = 0
+        if origin != "scratch":
+            # What apt-get installs is the same for the same words, until the release gets an update.
+            first = 1 + next(at for at, each in enumerate(instructions) if each.name == "RUN")
+            image.beneath = self._base(origin, instructions[:first])
+        for at, each in enumerate(instructions):
+            if at >= first or each.name != "RUN":
                 self._do(image, each)
-            if is_kept:
-                incoming = _IMAGES / f"{key}.incoming"
-                shutil.rmtree(incoming, ignore_errors=True)
-                _copy_tree(root, incoming)
-                incoming.rename(kept)
-        self._kept.add(key)
-        for each in instructions[upto:]:
-            self._do(image, each)
         return image
 
-    def _begin(self, origin: str, root: Path) -> None:
-        if origin == "scratch":
-            root.mkdir()
-            return
-        distribution, _, tag = origin.partition(":")
-        assert (distribution, tag[-5:]) == ("debian", "-slim"), f"FROM {origin} is not known here"
-        _copy_tree(root_of_debian(tag.removesuffix("-slim")), root)
+    def _base(self, origin: str, instructions: Sequence[Instruction]) -> Path:
+        """A root file system in which these have been carried out."""
+        assert {each.name for each in instructions} <= {"LABEL", "RUN"}, "something is copied before the first RUN"
+        key = hashlib.sha256(repr((origin, instructions)).encode()).hexdigest()[:16]
+        self._kept.add(key)
+        kept = _IMAGES / key
+        if not kept.exists():
+            distribution, _, tag = origin.partition(":")
+            assert (distribution, tag[-5:]) == ("debian", "-slim"), f"FROM {origin} is not known here"
+            incoming = _IMAGES / f"{key}.incoming"
+            subprocess.run(["rm", "-rf", "--one-file-system", str(incoming)], check=True)
+            subprocess.run(["cp", "-a", str(root_of_debian(tag.removesuffix("-slim"))), str(incoming)], check=True)
+            for each in instructions:
+                self._do(Image(incoming), each)
+            incoming.rename(kept)
+        return kept
 
     def _do(self, image: Image, instruction: Instruction) -> None:
         text = instruction.text
@@ -155,7 +173,7 @@ class Build:
                 image.user = text
             case "WORKDIR":
                 image.directory = text
-                if not _inside(image.root, text).exists():
+                if not image.has(text):
                     _inside(image.root, text).mkdir(parents=True)
             case "ENTRYPOINT":
                 image.entrypoint = json.loads(text)
@@ -169,14 +187,14 @@ class Build:
     def _run(self, image: Image, script: str) -> None:
         assert image.user == "0:0", "RUN after USER is not known here"
         variables = {**image.variables, **self._of_machine}
+        chroot = shutil.which("chroot")
+        assert chroot is not None, "chroot is not installed: apt-get install coreutils"
         command = [
-            *("env", "-i", *(f"{name}={value}" for name, value in variables.items())),
-            *("unshare", "--mount", "/bin/sh", "-c", _RUN, "sh", str(image.root), str(self._machine), _MACHINE),
+            *("unshare", "--mount", "/bin/sh", "-c", _RUN, "sh", str(image.root), str(image.beneath or "")),
+            *(str(self._merged), str(self._machine), _MACHINE),
+            *("env", "-i", *(f"{name}={value}" for name, value in variables.items()), chroot, str(self._merged)),
             *("/bin/sh", "-c", 'cd "$1" && eval "$2"', "sh", image.directory, script),
         ]  # fmt: skip
-        resolv = image.root / "etc" / "resolv.conf"
-        resolv.unlink(missing_ok=True)
-        shutil.copyfile("/etc/resolv.conf", resolv)
         ran = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             timeout=_SECONDS, check=False,
@@ -192,6 +210,7 @@ class Build:
         assert not any(word.startswith("--") for word in words), f"COPY {words} is not known here"
         for origin in origins:
             source = _inside(origin_root, origin)
+            assert source.exists(), f"{origin} is not there to be copied"
             place = _inside(image.root, target if target.startswith("/") else f"{image.directory}/{target}")
             if source.is_dir():  # its contents, not itself
                 place.mkdir(parents=True, exist_ok=True)
@@ -227,8 +246,3 @@ def _inside(root: Path, path: str) -> Path:
     found = root / path.lstrip("/")
     assert ".." not in Path(path).parts
     return found
-
-
-def _copy_tree(origin: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["cp", "-a", str(origin), str(target)], check=True)

@@ -54,6 +54,8 @@ class RootFilesystem:
 
     root: Path
     """The image, unpacked."""
+    beneath: Path | None = None
+    """What is seen where the image has nothing, if it is only a layer."""
     user: str = "65532:65532"
     """Numbers of user and group, which need not be in the root's /etc/passwd."""
     shown: Mapping[str, Path] = field(default_factory=dict)
@@ -81,9 +83,10 @@ class RootFilesystem:
             *((path, "", "rw") for path in self.scratch),
         ]
         variables = [f"{key}={value}" for key, value in self.variables.items()]
+        layers = f"{self.root}:{self.beneath}" if self.beneath else str(self.root)
         return [
             *("unshare", "--mount", *(("--pid", "--fork", "--kill-child") if first_process else ())),
-            *("sh", "-c", _ENTER, "sh", str(self.root), str(merged), "writable" if self.is_writable else "read-only"),
+            *("sh", "-c", _ENTER, "sh", layers, str(merged), "writable" if self.is_writable else "read-only"),
             *(text for mount in mounts for text in mount),
             *("--", "env", "-i", *variables, chroot, f"--userspec={self.user}", f"{merged}/root", *arguments),
         ]  # fmt: skip

@@ -10,7 +10,7 @@
 # is what `rexec worker ...` is elsewhere; DIR/run takes every other command of rexec that needs no more than that one.
 # A pod brings it into an image of the user's own with an init container and an emptyDir that both containers mount:
 #
-#     init container   image: rexec-agent (deploy/docker), command: ["/opt/rexec/agent/run", "copy-agent", "/rexec/agent"]
+#     init container   image: rexec-agent (deploy/docker), command: ["rexec", "copy-agent", "/rexec/agent"]
 #     container        image: the user's, command: ["/rexec/agent/run", "worker", "--server", ..., "--work-dir", "/rexec/work", ...]
 #
 # Needs the virtual environment that `make venv` makes (or PYTHON with rexec installed), a C compiler with a static libc
