@@ -197,7 +197,7 @@ def test_a_minimum_is_kept_and_replaced(tmp_path: Path) -> None:
         (first,) = workers_below(server.process.pid)
         wait_until(lambda: bool(entries(server, "worker has come")), "its coming", 60)
         server.kill_worker(first)
-        wait_until(lambda: set(workers_below(server.process.pid)) - {first}, "another one", 60)
+        wait_until(lambda: bool(set(workers_below(server.process.pid)) - {first}), "another one", 60)
         run_all(server, ["echo one"])[0].expect()
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from protos.rexec.scheduler.v1 import autoscaling_pb2
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # as in rexec/telemetry.py
 
 START_SECONDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
 """Buckets: from a process on this machine to a node that has to be bought first."""

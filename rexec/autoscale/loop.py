@@ -95,7 +95,7 @@ class Autoscaler:
         self._learned = Learned()
         self._spending = Spending(self._clock.wall())
         self._told: autoscaling_pb2.Pools | None = None
-        self._reached = True
+        self._reached = False
         self._logged: dict[str, PoolDecision] = {}
 
     async def run(self) -> None:
@@ -103,6 +103,9 @@ class Autoscaler:
         await self._read_ledger()
         async with asyncio.TaskGroup() as tasks:
             self._hands.tasks = tasks
+            if self._dry_run:
+                # It speaks only to those who have said something.
+                await self._source.tell(autoscaling_pb2.FromAutoscaler(pools=autoscaling_pb2.Pools()))
             # The scheduler takes actions for these from now on, although it may be a while until it says what waits.
             await self._tell(self._view({}), {}, {})
             for provider in self._providers.values():
