@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Final
 
 import structlog
@@ -27,9 +27,10 @@ from rexec.autoscale.failures import Failures
 from rexec.autoscale.fleet_view import FleetView, fleet_view, offers_by_pool
 from rexec.autoscale.hands import Hands
 from rexec.autoscale.hold import FREE, Hold, tightest
+from rexec.autoscale.kept_spending import KeptSpending
 from rexec.autoscale.lately import WINDOW_SECONDS, Lately
 from rexec.autoscale.learned import Learned
-from rexec.autoscale.ledger import ForgottenLedger, LedgerStore, LedgerUnusable
+from rexec.autoscale.ledger import ForgottenLedger, LedgerStore
 from rexec.autoscale.life import Life, removal_of
 from rexec.autoscale.observer import Observer, Unobserved
 from rexec.autoscale.policy import decide
@@ -37,7 +38,6 @@ from rexec.autoscale.pool_report import pool_report
 from rexec.autoscale.provider import Machine, Phase, Provider
 from rexec.autoscale.settings import AutoscaleSettings, PoolKind, PoolSettings
 from rexec.autoscale.shape import Shape
-from rexec.autoscale.spending import Spending
 from rexec.autoscale.view import MemberState, PoolView
 from rexec.autoscale.work_source import WorkSource
 
@@ -48,7 +48,6 @@ LEAST_SECONDS: Final = 0.2
 TICK_SECONDS: Final = 1.0
 SILENT_SECONDS: Final = 15.0
 """A scheduler that says nothing for so long is away; it speaks every few seconds."""
-LEDGER_SECONDS: Final = 60.0
 MAX_LEAVING: Final = 500
 """Names in one message to the scheduler."""
 
@@ -77,7 +76,6 @@ class Autoscaler:
         self._families = {pool.name: pool for pool in settings.pools}
         self._source = source
         self._providers = dict(providers)
-        self._ledger: LedgerStore = ledger or ForgottenLedger()
         self._observer: Observer = observer or Unobserved()
         self._clock: Clock = clock or SystemClock()
         self._chance = chance or random.Random()
@@ -93,14 +91,14 @@ class Autoscaler:
         self._lives: dict[str, Life] = {}
         self._lately = Lately()
         self._learned = Learned()
-        self._spending = Spending(self._clock.wall())
+        self._kept = KeptSpending(ledger or ForgottenLedger(), self._clock)
         self._told: autoscaling_pb2.Pools | None = None
         self._reached = False
         self._logged: dict[str, PoolDecision] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
-        await self._read_ledger()
+        await self._kept.read()
         async with asyncio.TaskGroup() as tasks:
             self._hands.tasks = tasks
             if self._dry_run:
@@ -113,7 +111,8 @@ class Autoscaler:
                 tasks.create_task(self._follow(provider), name="machines")
             tasks.create_task(_for_ever(self._hear, self._clock), name="snapshots")
             tasks.create_task(self._tick(), name="autoscaler's clock")
-            tasks.create_task(self._keep_ledger(), name="ledger")
+            if not self._dry_run and any(pool.price_per_hour for pool in self._settings.pools):
+                tasks.create_task(self._kept.keep(), name="ledger")
             last = float("-inf")
             while True:
                 await self._wake.wait()
@@ -269,13 +268,13 @@ class Autoscaler:
         self, view: FleetView, machines: Mapping[str, Machine], now: float, wall: float
     ) -> tuple[dict[str, PoolDecision], dict[str, str]]:
         """What the policy says, and what is wrong with each pool."""
-        self._spending.note(view.pools, view.members, wall)
-        waiting, over_budget = within_budgets(view.waiting, view.members, self._settings.tenants, self._spending)
+        self._kept.now.note(view.pools, view.members, wall)
+        waiting, over_budget = within_budgets(view.waiting, view.members, self._settings.tenants, self._kept.now)
         starting: dict[str, int] = {}
         for member in view.members:
             if member.state is MemberState.STARTING:
                 starting[member.pool] = starting.get(member.pool, 0) + 1
-        overall = overall_hold(self._settings, view.members, self._spending)
+        overall = overall_hold(self._settings, view.members, self._kept.now)
         pools: list[PoolView] = []
         holds: dict[str, Hold] = {}
         for pool in view.pools:
@@ -284,7 +283,7 @@ class Autoscaler:
             holds[pool.name] = hold = tightest(
                 Hold(0, problem) if problem else FREE,
                 self._failures.hold(pool.name, starting.get(pool.name, 0)),
-                pool_hold(self._families[pool.family], self._spending),
+                pool_hold(self._families[pool.family], self._kept.now),
             )
             if now - self._heard_since > WINDOW_SECONDS:
                 # Before that it is not known what was wanted lately, nor are all clients back.
@@ -391,7 +390,7 @@ class Autoscaler:
     async def _tell(
         self, view: FleetView, decisions: Mapping[str, PoolDecision], problems: Mapping[str, str]
     ) -> None:  # fmt: skip
-        costs = {name: self._spending.of_pool(name) for name in self._families}
+        costs = {name: self._kept.now.of_pool(name) for name in self._families}
         pools = pool_report(self._settings.pools, view.pools, view.members, decisions, problems, costs)
         self._observer.pools(pools.pools)
         if pools != self._told:
@@ -404,40 +403,6 @@ class Autoscaler:
             name = f"{shape.name}-{''.join(self._chance.choices(_SUFFIX, k=5))}"
             if name not in self._lives:
                 return name
-
-    # Money
-
-    async def _read_ledger(self) -> None:
-        now = self._clock.wall()
-        try:
-            text = await self._ledger.load()
-            if text:
-                self._spending = Spending.from_text(text, now)
-        except (LedgerUnusable, ValueError) as error:
-            log.warning("what was spent today is not known, and counted from now on", why=str(error))
-
-    async def _keep_ledger(self) -> None:
-        """Keep it now and then, and at the end."""
-        kept = ""
-        try:
-            while True:
-                await self._clock.sleep(LEDGER_SECONDS)
-                kept = await self._save_ledger(kept)
-        finally:
-            with suppress(LedgerUnusable):
-                await self._save_ledger(kept)
-
-    async def _save_ledger(self, kept: str) -> str:
-        """Keep what is not kept yet, if it costs anything; returns what is kept now."""
-        text = self._spending.to_text()
-        if self._dry_run or text == kept or not any(pool.price_per_hour for pool in self._settings.pools):
-            return kept
-        try:
-            await self._ledger.save(text)
-        except LedgerUnusable as error:
-            log.warning("what was spent today cannot be kept", why=str(error))
-            return kept
-        return text
 
 
 async def _for_ever(run: Callable[[], Awaitable[None]], clock: Clock) -> None:
