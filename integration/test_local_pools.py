@@ -16,9 +16,11 @@ from grpc import aio
 
 from cas.digest import Digest
 from cas.remote import CHANNEL_OPTIONS, RemoteStore
+from integration.bazel import execution_flags, running_bazel
 from integration.process import children_of, is_alive
 from integration.server import REXEC, Server, running_server
 from integration.waiting import wait_until
+from integration.workspace import lay_out_workspace
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from tests.whole.client import Client
 
@@ -136,6 +138,17 @@ def test_a_burst_starts_workers_and_they_go_when_it_is_over(one: Server) -> None
     latency_seconds = (first - queued).total_seconds()
     print(f"from Execute to the start of processes: {latency_seconds:.3f} s")
     assert latency_seconds < LATENCY_SECONDS
+
+
+def test_bazel_builds_from_nothing_and_back_to_nothing(one: Server, tmp_path: Path) -> None:
+    none_left(one)
+    before = one.counts()
+    workspace = lay_out_workspace("cpp", tmp_path / "workspace")
+    with running_bazel(workspace, tmp_path / "bazel", execution_flags(one.address)) as bazel:
+        outcome = bazel.build("//...").expect()
+    none_left(one)
+    assert outcome.processes.elsewhere == {}
+    one.expect_executions(before, outcome.processes.remote)
 
 
 def test_the_next_burst_finds_the_directories_of_the_first(one: Server) -> None:
