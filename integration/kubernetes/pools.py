@@ -20,6 +20,7 @@ from integration.server import READY_SECONDS, REXEC, Server, running_server
 from integration.waiting import wait_until
 from integration.workspace import lay_out_shims
 from integration.workspaces import generate_chaos
+from rexec.toml import toml_value
 
 IDLE_SECONDS = 3.0
 MAX_WORKERS = 6
@@ -108,7 +109,7 @@ def running_pools(
                 "disk_bytes": 4 << 30,
                 **options,
             }
-            lines += ["[[autoscale.pools]]", *(f"{name} = {json.dumps(value)}" for name, value in pool.items())]
+            lines += ["[[autoscale.pools]]", *(f"{name} = {toml_value(value)}" for name, value in pool.items())]
         (folder / "pools.toml").write_text("\n".join(lines))
         running = Pools(server, folder, nodes)
         try:
@@ -155,14 +156,14 @@ class Build:
 
 
 @contextmanager
-def building(folder: Path, server: Server) -> Iterator[Build]:
-    """A Bazel with the workspace, that asks for as many actions at once as it can."""
+def building(folder: Path, server: Server, *more_flags: str) -> Iterator[Build]:
+    """A Bazel with the workspace, that asks for many actions at once."""
     workspace = folder / "workspace"
     workspace.mkdir(parents=True)
     lay_out_shims(workspace)
     log = folder / "actions.log"
     compiler = generate_chaos.write(workspace, log)
-    flags = (*execution_flags(server.address), "--jobs=40", f"--repo_env=CC={compiler}")
+    flags = (*execution_flags(server.address), "--jobs=40", f"--repo_env=CC={compiler}", *more_flags)
     with running_bazel(workspace, folder / "bazel", flags) as bazel:
         yield Build(bazel, log)
 

@@ -26,7 +26,6 @@ from rexec.autoscale.kubernetes_api import ApiRefusal
 DECISION_SECONDS = 1.0
 """From Execute until a pod is asked for."""
 BUILD_SECONDS = 240.0
-GONE_SECONDS = 60.0
 OUTAGE_SECONDS = 120.0
 
 Proxied = tuple[FaultProxy, Path]
@@ -149,31 +148,41 @@ async def test_an_autoscaler_that_is_killed_is_followed_by_one_that_finds_the_po
 
 
 async def test_an_api_server_that_is_away_for_two_minutes_stops_no_build_and_is_named(
-    cluster: Cluster, pools: Pools, build: Build, proxied: Proxied, namespace: Namespace
+    cluster: Cluster, nodes: Nodes, proxied: Proxied, namespace: Namespace, tmp_path: Path
 ) -> None:
-    proxy, _ = proxied
-    command = build.bazel.start("build", "//...")
-    await asyncio.to_thread(build.wait_for_runs, 40)
-    gone_at = time.monotonic()
-    with away(cluster, proxy):
-        command.expect_running()
-        outcome = await asyncio.to_thread(command.wait, BUILD_SECONDS)
-        build.expect_right(outcome)
-        print(f"built {time.monotonic() - gone_at:.0f} s into the outage")
-        # The workers have nothing to do and leave; then there is nobody for this one.
-        await asyncio.to_thread(wait_until, lambda: not pools.is_anyone_there(), "the workers to leave", GONE_SECONDS)
-        late = asyncio.create_task(_one_action(pools.server.address))
-        await asyncio.to_thread(wait_until, lambda: "API server" in pools.ps(), "the reason in rexec ps", 30)
-        print(pools.ps())
-        await asyncio.sleep(max(0.0, OUTAGE_SECONDS - (time.monotonic() - gone_at)))
-        assert not late.done()
-    back_at = time.monotonic()
-    await late
-    print(f"an action that waited was done {time.monotonic() - back_at:.1f} s after the API server was back")
-    await returns_to_nothing(namespace)
+    proxy, kubeconfig = proxied
+    kinds: list[dict[str, object]] = [
+        {"properties": {"pool": ["cpu"]}},
+        {"name": "other", "properties": {"pool": ["other"]}},
+    ]
+    with (
+        running_pools(tmp_path, nodes, kubeconfig, namespace.name, kinds) as pools,
+        building(tmp_path, pools.server, "--remote_default_exec_properties=pool=cpu") as build,
+    ):
+        command = build.bazel.start("build", "//...")
+        await asyncio.to_thread(build.wait_for_runs, 40)
+        workers = {container.pod for container in pools.containers()}
+        gone_at = time.monotonic()
+        with away(cluster, proxy):
+            command.expect_running()
+            late = asyncio.create_task(_one_action(pools.server.address))
+            await asyncio.to_thread(wait_until, lambda: "API server" in pools.ps(), "the reason in rexec ps", 30)
+            print(next(line for line in pools.ps().splitlines() if "API server" in line))
+            outcome = await asyncio.to_thread(command.wait, BUILD_SECONDS)
+            build.expect_right(outcome)
+            print(f"built {time.monotonic() - gone_at:.0f} s into the outage")
+            await asyncio.sleep(max(0.0, OUTAGE_SECONDS - (time.monotonic() - gone_at)))
+            assert {container.pod for container in pools.containers()} == workers
+            assert not late.done()
+        back_at = time.monotonic()
+        await late
+        print(f"what waited was done {time.monotonic() - back_at:.1f} s after the API server was back")
+        await returns_to_nothing(namespace)
+        assert {container.exit_code for container in pools.containers()} == {0}
 
 
 async def _one_action(address: str) -> None:
+    """An action that only a worker of the pool "other" can run."""
     async with connected(Options(address)) as client:
         await client.connect()
-        await run(client, "echo late", request={"timeout": 300.0})
+        await run(client, "echo late", platform=[("pool", "other")], request={"timeout": 300.0})

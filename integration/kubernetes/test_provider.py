@@ -160,7 +160,7 @@ async def test_a_quota_that_is_used_up_is_named(cluster: Cluster, namespace: Nam
         with pytest.raises(Refused, match="exceeded quota: two-pods") as refusal:
             await provider.start(POOL, "cpu-3")
         assert not refusal.value.lasting
-        assert refusal.value.retry_after_seconds == 60
+        assert refusal.value.retry_after_seconds == 30
         await namespace.api.patch(path, {"spec": {"hard": {"pods": "3"}}})
         await until(lambda: _starts(provider, "cpu-3"), "the larger quota")
 

@@ -7,7 +7,7 @@ from typing import Final
 from rexec.autoscale.kubernetes_api import ApiRefusal, Unreachable
 from rexec.autoscale.provider import Refused
 
-QUOTA_SECONDS: Final = 60.0
+QUOTA_SECONDS: Final = 30.0
 """Before a pod is tried again that a quota did not let in: somebody else's pods have to end first."""
 
 CONFLICT_SECONDS: Final = 1.0

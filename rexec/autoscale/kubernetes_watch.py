@@ -30,7 +30,7 @@ SILENCE_SECONDS: Final = 10.0
 """Beyond a watch's end without a word before the connection is given up."""
 RELIST_SECONDS: Final = 600.0
 SHORTEST_PAUSE_SECONDS: Final = 0.25
-LONGEST_PAUSE_SECONDS: Final = 10.0
+LONGEST_PAUSE_SECONDS: Final = 5.0
 _MAX_GONE: Final = 10_000
 
 

@@ -137,7 +137,7 @@ def test_what_a_cluster_says_does_not_reach_a_terminal_as_commands() -> None:
     [
         (401, "Unauthorized", None, True, None),
         (403, 'User "u" cannot create resource "pods"', None, True, None),
-        (403, 'pods "p" is forbidden: exceeded quota: q, requested: pods=1', None, False, 60.0),
+        (403, 'pods "p" is forbidden: exceeded quota: q, requested: pods=1', None, False, 30.0),
         (403, 'violates PodSecurity "restricted:latest"', None, True, None),
         (404, 'namespaces "n" not found', None, True, None),
         (408, "timeout", None, False, None),
