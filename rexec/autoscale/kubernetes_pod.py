@@ -35,6 +35,8 @@ AGENT_DIR: Final = "/rexec/agent"
 HANDING_BACK_SECONDS: Final = 30
 """Between the end of the worker's grace and SIGKILL: what has not ended is killed and handed back, and outputs are uploaded."""
 
+_DISOWNING: Final = ("ReplicaSet", "StatefulSet", "DaemonSet", "Job")
+
 _USER: Final = 1000
 _MIB: Final = 1 << 20
 
@@ -119,8 +121,9 @@ def owner_references(owner: OwnerReference | None) -> dict[str, Any]:
         "kind": owner.kind,
         "name": owner.name,
         "uid": owner.uid,
-        # `kubectl drain` leaves a node alone on which a pod has no controller.
-        "controller": True,
+        # `kubectl drain` leaves a node alone on which a pod has no controller. These, though, disown what they control and
+        # would not have made themselves.
+        "controller": owner.kind not in _DISOWNING,
         "blockOwnerDeletion": False,
     }
     return {"ownerReferences": [reference]}

@@ -203,6 +203,14 @@ def test_an_owner_takes_its_pods_along() -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["StatefulSet", "ReplicaSet", "DaemonSet", "Job"])
+def test_an_owner_that_disowns_pods_it_has_not_made_is_no_controller(kind: str) -> None:
+    owner = OwnerReference(api_version="apps/v1", kind=kind, name="rexec", uid="u-1")
+    origin = Origin(installation="ci", server="grpc://f:1", owner=owner)
+    (reference,) = pod_manifest(POOL, "cpu-1", "", origin)["metadata"]["ownerReferences"]
+    assert (reference["uid"], reference["controller"]) == ("u-1", False)
+
+
 def test_pods_are_selected_by_what_they_are_labelled_with() -> None:
     labels = pod_manifest(POOL, "cpu-1", "", ORIGIN)["metadata"]["labels"]
     for part in selector("ci").split(","):
