@@ -8,7 +8,8 @@ for them.
 Keeps the nodes Ready (status and lease), runs init containers one after the other and then the containers of each pod that the
 scheduler binds to one of the nodes, says how they are, and on deletion sends SIGTERM, SIGKILL after the grace, and takes the
 object away. Images are ignored: there is one file system, and a volume is a directory whose path takes the place of the mount
-path in commands, arguments and variables. An image that begins with does-not-exist/ cannot be pulled. Every pod has a loopback
+path in commands, arguments and variables; integration/kubernetes/mounted.py says what becomes of ConfigMaps, Secrets and the
+names of Services. An image that begins with does-not-exist/ cannot be pulled. Every pod has a loopback
 address of its own.
 
 Once the nodes take pods there is a file DIR/ready. Each container that starts or ends is a line in DIR/log:
@@ -29,6 +30,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from integration.kubernetes.mounted import Surroundings
 from integration.process import descendants_of
 from rexec.autoscale.kubernetes_api import ApiRefusal, KubernetesApi, Unreachable, open_api
 
@@ -51,6 +53,7 @@ class RunningPod:
         number = int(self.uid.replace("-", "")[:6], 16)
         self.ip = f"127.{100 + (number >> 16) % 100}.{(number >> 8) % 256}.{number % 254 + 1}"
         self.folder = kubelet.folder / self.uid
+        self._surroundings = Surroundings(kubelet.api, pod, self.ip)
         self.leaving = asyncio.Event()
         self.grace_seconds = 30.0
         self.gone = asyncio.Event()
@@ -129,9 +132,12 @@ class RunningPod:
         for variable in container.get("env", ()):
             variables[variable["name"]] = _placed(_expanded(self._value(variable), variables), mounts)
         words = [
-            _placed(_expanded(word, variables), mounts)
+            await self._surroundings.located(_placed(_expanded(word, variables), mounts))
             for word in (*container.get("command", ()), *container.get("args", ()))
         ]
+        for volume in self.pod["spec"].get("volumes", ()):
+            directory = self.folder / "volumes" / volume["name"]
+            await self._surroundings.lay_out(volume, directory, lambda text: _placed(text, mounts))
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f"{container['name']}.log").open("ab") as output:
             process = await asyncio.create_subprocess_exec(
