@@ -158,6 +158,7 @@ async def open_api(kubeconfig: str = "", namespace: str = "") -> AsyncIterator[K
     """The cluster of the file, or of the pod that this process is, or of $KUBECONFIG. Raises KubernetesUnusable."""
     try:
         # It takes half a second, and only those who have pods need it.
+        import yaml
         from kubernetes.aio import client, config
     except ImportError as missing:
         raise KubernetesUnusable(
@@ -165,12 +166,13 @@ async def open_api(kubeconfig: str = "", namespace: str = "") -> AsyncIterator[K
         ) from missing
     configuration = client.Configuration()
     renewal: asyncio.Task[None] | None = None
+    where = "the service account of this pod"
     try:
         if not kubeconfig and "KUBERNETES_SERVICE_HOST" in os.environ:
             config.load_incluster_config(client_configuration=configuration)
             found = _NAMESPACE_FILE.read_text().strip() if _NAMESPACE_FILE.exists() else ""
         else:
-            file = _file_of(kubeconfig)
+            where = file = _file_of(kubeconfig)
             loader = await config.load_kube_config(
                 config_file=file, client_configuration=configuration, persist_config=False
             )
@@ -178,8 +180,9 @@ async def open_api(kubeconfig: str = "", namespace: str = "") -> AsyncIterator[K
             found = str(current["context"].get("namespace") or "")
             renewal = asyncio.create_task(config.refresh_token(loader, configuration))
         opened = client.ApiClient(configuration)
-    except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
-        raise KubernetesUnusable(f"cannot use {kubeconfig or 'the kubeconfig'}: {error}") from error
+    except (config.ConfigException, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        # The library says no more of a file that is YAML but no kubeconfig than what its code ran into.
+        raise KubernetesUnusable(f"cannot use {where}: {plain(str(error))}") from error
     opened.user_agent = "rexec-autoscaler"
     try:
         yield KubernetesApi(opened, namespace or found or "default")
@@ -194,7 +197,10 @@ async def open_api(kubeconfig: str = "", namespace: str = "") -> AsyncIterator[K
 def _file_of(kubeconfig: str) -> str:
     # Several files, joined by colons, are kubectl's to merge; here the first one counts.
     named = os.environ.get("KUBECONFIG", "").split(":")[0]
-    return os.path.expanduser(kubeconfig or named or "~/.kube/config")
+    file = os.path.expanduser(kubeconfig or named or "~/.kube/config")
+    if not os.path.exists(file):
+        raise KubernetesUnusable(f"there is no kubeconfig {file}, and this process runs in no pod")
+    return file
 
 
 @contextlib.contextmanager
