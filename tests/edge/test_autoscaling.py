@@ -49,7 +49,7 @@ class Seen:
 
     async def knows(self, *pools: str) -> None:
         """Until its scheduler has heard of these pools, and of no others."""
-        while self.pools != set(pools):
+        while self.pools != set(pools):  # noqa: ASYNC110  # nobody tells when they have changed
             await asyncio.sleep(0)
 
     @property

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from cas.connection_settings import ConnectionSettings
-from rexec import worker_process
+from rexec import logs, worker_process
 from rexec.autoscale.settings import PoolKind
 from rexec.cli import greeting, main
 from rexec.config import Config, ConfigError, load, parse
@@ -138,6 +138,7 @@ def worked(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
         found.append(config)
 
     monkeypatch.setattr(worker_process, "work", work)
+    monkeypatch.setattr(logs, "configure", lambda _settings: None)  # it would be for all tests that follow
     return found
 
 
