@@ -40,6 +40,19 @@ class Namespace:
         """A pod, at once unless a grace is given."""
         await self.api.delete(f"{self.path('pods')}/{name}", {"gracePeriodSeconds": grace_seconds})
 
+    async def evict(self, pod: str) -> None:
+        """Have a pod leave as a node's drain has it."""
+        for version in ("policy/v1", "policy/v1beta1"):
+            body = {"apiVersion": version, "kind": "Eviction", "metadata": {"name": pod}}
+            try:
+                await self.api.post(f"{self.path('pods')}/{pod}/eviction", body)
+            except ApiRefusal as error:
+                # Servers before 1.22 know only the second one.
+                if error.code != 400 or version != "policy/v1":
+                    raise
+            else:
+                return
+
     async def set_status(self, pod: str, status: dict[str, Any]) -> None:
         """What a kubelet would say of a pod."""
         await self.api.patch(f"{self.path('pods')}/{pod}/status", {"status": status})

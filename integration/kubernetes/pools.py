@@ -52,10 +52,15 @@ class Pools:
 
     def ps(self) -> str:
         """What `rexec ps` prints."""
-        command = (*REXEC, "ps", "--server", f"grpc://{self.server.address}")
-        return subprocess.run(
-            command, cwd=_CHECKOUT, capture_output=True, text=True, timeout=60, check=True
-        ).stdout  # fmt: skip
+        return self._printed("ps")
+
+    def workers(self) -> str:
+        """What `rexec workers` prints."""
+        return self._printed("workers")
+
+    def _printed(self, command: str) -> str:
+        words = (*REXEC, command, "--server", f"grpc://{self.server.address}")
+        return subprocess.run(words, cwd=_CHECKOUT, capture_output=True, text=True, timeout=60, check=True).stdout
 
     def _start(self) -> Process:
         log = self._folder / "autoscaler.log"

@@ -132,6 +132,29 @@ async def test_pods_may_be_deleted_at_random(pools: Pools, build: Build, namespa
     await returns_to_nothing(namespace)
 
 
+async def test_a_worker_that_is_evicted_ends_what_it_runs(pools: Pools, namespace: Namespace, tmp_path: Path) -> None:
+    """An eviction, such as `kubectl drain` asks for, gives the pod the grace that stands in it."""
+    log, go_on = tmp_path / "runs", tmp_path / "go-on"
+    script = f"echo $PPID >> {log}; while [ ! -e {go_on} ]; do sleep 0.1; done"
+    async with connected(Options(pools.server.address)) as client:
+        await client.connect()
+        running = asyncio.create_task(run(client, script))
+        await asyncio.to_thread(wait_until, log.exists, "the action to begin", 60)
+        (pod,) = await namespace.pods()
+        await namespace.evict(pod["metadata"]["name"])
+
+        async def is_leaving() -> bool:
+            return all("deletionTimestamp" in pod["metadata"] for pod in await namespace.pods())
+
+        await until(is_leaving, "the eviction")
+        await asyncio.to_thread(wait_until, lambda: "draining" in pools.workers(), "the worker to drain", 30)
+        go_on.touch()
+        await running
+    assert len(log.read_text().splitlines()) == 1
+    await returns_to_nothing(namespace)
+    assert {container.exit_code for container in pools.containers()} == {0}
+
+
 async def test_an_autoscaler_that_is_killed_is_followed_by_one_that_finds_the_pods(
     pools: Pools, build: Build, namespace: Namespace
 ) -> None:
