@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from protos.keda import externalscaler_pb2
 from protos.rexec.scheduler.v1 import autoscaling_pb2, fleet_pb2, frontends_pb2, status_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.autoscale_telemetry import AutoscaleTelemetry
@@ -18,6 +19,7 @@ from rexec.autoscaling import CannotScale, autoscaling
 from rexec.autoscaling_source import BrokerSource
 from rexec.config import Config
 from rexec.edge import CannotServe, Edge, Running
+from rexec.keda import ExternalScalerService
 from rexec.local_pools import autoscaling_of
 from rexec.scheduler.autoscaling_service import AutoscalingService
 from rexec.scheduler.broker import Broker
@@ -59,6 +61,7 @@ class Core:
         edge.server.add(status_pb2, "Status", StatusService(self.broker.status))
         edge.server.add(fleet_pb2, "Fleet", FleetService(self.broker))
         edge.server.add(autoscaling_pb2, "Autoscaling", AutoscalingService(self.broker))
+        edge.server.add(externalscaler_pb2, "ExternalScaler", ExternalScalerService(self.broker))
 
     @asynccontextmanager
     async def pools(self, config: Config, config_file: Path | None, socket: Path) -> AsyncIterator[None]:

@@ -17,12 +17,14 @@ from cas.context import RequestContext
 from cas.errors import NotAllowed
 from cas.instances import Instances
 from protos.build.bazel.remote.asset.v1 import remote_asset_pb2
+from protos.keda import externalscaler_pb2
 from protos.rexec.scheduler.v1 import fleet_pb2, status_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec import __version__
 from rexec.config import Config
 from rexec.connection import CannotConnect
 from rexec.edge import CannotServe, Running, opened_edge
+from rexec.keda import RelayedScaler
 from rexec.relay import Check, Relayed, RelayedWorkers
 from rexec.scheduler.clock import SystemClock
 from rexec.scheduler.fleet_service import checked
@@ -61,6 +63,7 @@ async def running_frontend(config: Config, beside_core: bool = False) -> AsyncIt
             edge.server.add(remote_asset_pb2, service, Relayed(remote_asset_pb2, service, scheduler.connection, assets))
         edge.server.add(status_pb2, "Status", Relayed(status_pb2, "Status", scheduler.connection, _narrow))
         edge.server.add(fleet_pb2, "Fleet", Relayed(fleet_pb2, "Fleet", scheduler.connection, _may_operate))
+        edge.server.add(externalscaler_pb2, "ExternalScaler", RelayedScaler(scheduler.connection))
         edge.server.add(worker_pb2, "Workers", RelayedWorkers(scheduler.connection))
         edge.trouble = scheduler.connection.trouble
         yield await stack.enter_async_context(edge.answering(scheduler))

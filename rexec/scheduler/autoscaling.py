@@ -90,7 +90,19 @@ class Autoscaling:
         self._followers.add(follower)
         if self._clock.monotonic() > self._made_at + LEAST_MORE_WORK_SECONDS:
             self._make()
+        elif len(self._followers) == 1:
+            # Nobody has been told of what has changed since it was made.
+            self._wake_at(self._made_at + self._least_seconds)
         return follower
+
+    def glance(self) -> autoscaling_pb2.ToAutoscaler:
+        """The state now, for one who does not follow: a moment old if somebody has just asked. Shared: never change it. Raises
+        SchedulerStops."""
+        if self._closed:
+            raise SchedulerStops()
+        if self._clock.monotonic() >= self._made_at + self._least_seconds:
+            self._make()
+        return self.latest
 
     def stirred(self, event: e.Event) -> None:
         """The queue has taken an event. To be called only while somebody follows."""
@@ -124,7 +136,8 @@ class Autoscaling:
     def _make(self) -> None:
         self._no_timer()
         state, now = self._state(), self._clock.monotonic()
-        self._wake_at(now + MOST_SECONDS)
+        if self._followers:
+            self._wake_at(now + MOST_SECONDS)
         self._made_at, self._queued = now, state.queued_operations
         self.latest = demand_of(state, now)
         self._least_seconds = max(LEAST_MORE_WORK_SECONDS, (self._clock.monotonic() - now) / MOST_SHARE)

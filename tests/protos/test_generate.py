@@ -44,6 +44,7 @@ def test_every_interface_of_the_package_is_found() -> None:
         "grpc/health/v1/health.proto",
         "grpc/reflection/v1/reflection.proto",
         "grpc/reflection/v1alpha/reflection.proto",
+        "keda/externalscaler.proto",
         "rexec/scheduler/v1/autoscaling.proto",
         "rexec/scheduler/v1/fleet.proto",
         "rexec/scheduler/v1/frontends.proto",

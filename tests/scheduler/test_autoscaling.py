@@ -185,6 +185,28 @@ async def test_nothing_is_put_together_while_nobody_follows(world: World) -> Non
     assert not world.broker.autoscaling.followed
 
 
+async def test_a_glance_sees_what_there_is_now_and_is_not_made_anew_again_and_again(world: World) -> None:
+    autoscaling = world.broker.autoscaling
+    assert not autoscaling.glance().waiting
+    await queued(world, "1")
+    assert not autoscaling.glance().waiting
+    world.clock.advance(LEAST_MORE_WORK_SECONDS)
+    seen = autoscaling.glance()
+    assert [group.tasks for group in seen.waiting] == [1]
+    world.clock.advance(60)
+    assert autoscaling.latest is seen
+
+
+async def test_who_follows_just_after_a_glance_hears_of_what_has_changed_since(world: World) -> None:
+    world.broker.autoscaling.glance()
+    await queued(world)
+    watched = Watched(world)
+    assert await watched.after(0) == 1
+    assert await watched.after(LEAST_MORE_WORK_SECONDS) == 2
+    assert [group.tasks for group in watched.seen[-1].waiting] == [1]
+    await watched.close()
+
+
 async def test_when_the_scheduler_stops_the_stream_ends_as_those_of_workers(world: World) -> None:
     autoscaler = Autoscaler(world)
     await autoscaler.next()

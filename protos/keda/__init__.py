@@ -1,0 +1,1 @@
+"""What KEDA asks of scalers outside of it."""
