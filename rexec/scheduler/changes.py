@@ -158,7 +158,9 @@ def _live_record(task: Task) -> LiveRecord:
     lease = task.lease
     held = None
     if lease is not None and lease.hold is not Hold.REVOKED:
-        held = LeaseRecord(lease.lease_id, lease.epoch, lease.worker.worker_id, lease.started)
+        who = lease.owner
+        charged = None if who == task.candidate.owner else (who.tenant, who.user, who.invocation)
+        held = LeaseRecord(lease.lease_id, lease.epoch, lease.worker.worker_id, lease.started, charged)
     enlarged = task.need.memory_bytes if task.enlarged else 0
     return LiveRecord(task.priority, task.epoch, task.losses, held, task.expected_seconds, enlarged)
 

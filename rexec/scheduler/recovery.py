@@ -32,7 +32,7 @@ from rexec.scheduler.rows import LeaseRecord, LiveRecord, OperationRow, Recorded
 from rexec.scheduler.scheduler import OperationState
 from rexec.scheduler.state import QueueState
 from rexec.scheduler.submission import expect_properties
-from rexec.scheduler.task import Candidate, Lease, Operation, Outcome, Stage, Task, Worker
+from rexec.scheduler.task import Candidate, Lease, Operation, Outcome, Owner, Stage, Task, Worker
 from rexec.scheduler.waiters import watch_abandonment
 
 COME_BACK_SECONDS: Final = 60.0
@@ -169,7 +169,7 @@ def _restore_lease(state: QueueState, task: Task, worker: Worker, said: LeaseRec
     lease = Lease(said.lease_id, said.epoch, task, worker, said.started)
     lease.is_restored = lease.inherited = True
     task.lease = state.leases[lease.lease_id] = worker.leases[lease.lease_id] = lease
-    state.fleet.occupy(lease, task.candidate.owner)
+    state.fleet.occupy(lease, task.candidate.owner if said.charged is None else Owner(*said.charged))
     state.fleet.update(worker)
     watch(state, lease)
     if lease.started:

@@ -22,6 +22,8 @@ class LeaseRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     session: str
     """The worker's id."""
     started: bool = False
+    charged: tuple[str, str, str] | None = None
+    """Tenant, user and invocation whose share it takes up, if they are others than those who asked first."""
 
 
 class LiveRecord(msgspec.Struct, frozen=True, omit_defaults=True):
