@@ -11,6 +11,7 @@ from typing import Final, Literal
 import msgspec
 
 from cas.connection_settings import ConnectionSettings
+from cas.objects_config import ObjectSettings
 
 SYNC_SECONDS: Final = 30.0
 DEFAULT_MAX_BYTES: Final = 20 << 30
@@ -51,19 +52,28 @@ def default_max_bytes(free_bytes: int, held_bytes: int) -> int:
 class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The [store] section: where blobs and action results are kept, and how many."""
 
-    kind: Literal["disk", "memory", "remote"] = "disk"
-    """"memory" forgets everything when the server stops; "remote" keeps everything at another REAPI server. `rexec frontend`
-    keeps nothing itself: unless this is "remote" with an address, it uses the scheduler's store."""
+    kind: Literal["disk", "memory", "remote", "objects", "sharded"] = "disk"
+    """"memory" forgets everything when the server stops; "remote" keeps everything at another REAPI server, "sharded" at several,
+    "objects" in an object store. `rexec frontend` keeps nothing: with "disk" and "memory" it uses the scheduler's store."""
 
     address: str = ""
     """grpc://HOST:PORT, or grpcs:// with TLS, of the server that a "remote" store is. It has to know the same instance names."""
 
+    shards: tuple[str, ...] = ()
+    """The addresses of the servers that a "sharded" store is spread over, in any order. Each blob belongs to `replicas` of them,
+    whichever they are by its hash; a server that is added or removed moves its own share only."""
+
+    replicas: int = 1
+    """Servers that keep each blob of a "sharded" store. With 2 one of them may be away."""
+
+    objects: ObjectSettings = ObjectSettings()
+
     connection: ConnectionSettings | None = None
-    """How this program shows that server who it is. Unset: as [connection] says."""
+    """How this program shows that server, or those servers, who it is. Unset: as [connection] says."""
 
     directory: str = ""
-    """Holds cas/ and action-cache.sqlite3 of a disk store; a leading ~ is the user's home. One server at a time uses it.
-    Empty: the state directory of the server."""
+    """Holds cas/ and action-cache.sqlite3 of a disk store, and the cache before an object store; a leading ~ is the user's home.
+    One server at a time uses it. Empty: the state directory of the server."""
 
     memory_bytes: int = 64 << 20
     """Small blobs that passed by lately, kept in memory by a server whose store is another one."""
@@ -88,6 +98,18 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     def __post_init__(self) -> None:
         if self.address and self.kind != "remote":
             raise ValueError(f'address is {self.address!r}, which only a store of kind "remote" has')
+        if self.kind == "objects" and not self.objects.bucket:
+            raise ValueError('kind is "objects"; expected store.objects.bucket as well')
+        if self.shards and self.kind != "sharded":
+            raise ValueError(f'shards are set, which only a store of kind "sharded" has; kind is {self.kind!r}')
+        if self.kind == "sharded" and not self.shards:
+            raise ValueError('kind is "sharded"; expected shards as well')
+        if len(set(self.shards)) < len(self.shards):
+            raise ValueError("shards names a server twice; expected different ones")
+        if self.kind == "sharded" and not 1 <= self.replicas <= len(self.shards):
+            raise ValueError(f"replicas is {self.replicas}; expected 1 to the number of shards, {len(self.shards)}")
+        if self.kind != "sharded" and self.replicas != 1:
+            raise ValueError(f'replicas is {self.replicas}; only a store of kind "sharded" has more than 1')
         if self.max_bytes is not None and self.max_bytes < 1:
             raise ValueError(f"max_bytes is {self.max_bytes}; expected at least 1")
         if self.memory_bytes < 1:

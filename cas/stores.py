@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,10 +13,13 @@ import structlog
 
 from cas.action_cache import ActionCache, Complete, MemoryActionCache
 from cas.action_cache_disk import DiskActionCache
-from cas.compose import Verified
+from cas.action_cache_objects import ObjectActionCache
+from cas.bucket_s3 import open_bucket
+from cas.compose import Tiered, Verified
 from cas.config import StoreSettings
 from cas.disk import DiskStore
 from cas.memory import MemoryStore
+from cas.objects import ObjectStore
 from cas.shared_disk import SharedDisk
 from cas.store import BlobStore
 
@@ -44,14 +48,15 @@ def directory_of(settings: StoreSettings) -> Path:
     return Path(settings.directory).expanduser()
 
 
-Sharing = Literal["alone", "owner", "guest"]
-"""Whether other processes of this machine use a store on disk too, and whether this one decides what stays in it."""
+Sharing = Literal["alone", "owner", "guest", "without"]
+"""Whether other processes of this machine use a store on disk too, and whether this one decides what stays in it. "without" is
+a process that keeps nothing on the disk, and may be one of several with the same configuration."""
 
 
 @asynccontextmanager
 async def open_stores(settings: StoreSettings, sharing: Sharing = "alone") -> AsyncIterator[Stores]:
-    """The stores of `settings`, closed at the end; not those of another server. Raises DirectoryUnusable if they cannot be
-    opened."""
+    """The stores of `settings`, closed at the end; not those of another server. Raises DirectoryUnusable and BucketUnusable if
+    they cannot be opened."""
     if settings.kind == "memory":
         memory = MemoryStore(settings.max_bytes or MEMORY_DEFAULT_MAX_BYTES)
         _tell_if_small(memory.max_bytes)
@@ -60,6 +65,10 @@ async def open_stores(settings: StoreSettings, sharing: Sharing = "alone") -> As
         yield Stores(blobs, Complete(results, blobs), lambda: memory.used_bytes)
         return
     directory = directory_of(settings)
+    if settings.kind == "objects":
+        async with _objects(settings, directory / "near", sharing) as stores:
+            yield stores
+        return
     disk_results = DiskActionCache(
         directory / "action-cache.sqlite3",
         max_entries=settings.action_cache_max_entries,
@@ -81,6 +90,32 @@ async def open_stores(settings: StoreSettings, sharing: Sharing = "alone") -> As
         _tell_if_small(disk.max_bytes)
         blobs = Verified(disk)
         yield Stores(blobs, Complete(disk_results, blobs), lambda: disk.used_bytes)
+
+
+@asynccontextmanager
+async def _objects(settings: StoreSettings, directory: Path, sharing: Sharing) -> AsyncIterator[Stores]:
+    """A bucket, behind a cache on this machine's disk that may lose everything it has."""
+    expires_seconds = settings.objects.expires_days * 86400.0
+    async with AsyncExitStack() as stack:
+        used_bytes: Callable[[], int]
+        bucket = await stack.enter_async_context(open_bucket(settings.objects))
+        far = ObjectStore(bucket, expires_seconds=expires_seconds, trusted_seconds=settings.objects.trusted_seconds)
+        near: BlobStore
+        if sharing == "without":
+            near = memory = MemoryStore(settings.memory_bytes)
+            used_bytes = partial(getattr, memory, "used_bytes")
+        elif sharing == "guest":
+            near = await stack.enter_async_context(SharedDisk(directory))
+            used_bytes = int  # the owner counts what is there
+        else:
+            disk = DiskStore(
+                directory, settings.max_bytes, shared=sharing == "owner", sync_seconds=settings.sync_seconds
+            )
+            near = await stack.enter_async_context(disk)
+            used_bytes = partial(getattr, disk, "used_bytes")
+        blobs = Verified(await stack.enter_async_context(Tiered(near, far)))
+        results = ObjectActionCache(bucket, expires_seconds=expires_seconds)
+        yield Stores(blobs, Complete(results, blobs), used_bytes)
 
 
 def _tell_if_small(max_bytes: int) -> None:

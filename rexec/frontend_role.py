@@ -46,7 +46,9 @@ async def running_frontend(config: Config, beside_core: bool = False) -> AsyncIt
             scheduler = _scheduler(config, clock)
             if config.store.kind == "remote" and config.store.address:
                 opened = open_held(config)
-            elif beside_core and config.store.kind == "disk":
+            elif config.store.kind == "objects" and not beside_core:
+                opened = open_held(config, "without")
+            elif beside_core and config.store.kind in ("disk", "objects"):
                 opened = open_held(config, "guest")
             else:
                 opened = remote_held(

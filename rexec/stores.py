@@ -11,6 +11,7 @@ import msgspec
 from grpc import aio
 
 from cas.action_cache_remote import RemoteActionCache
+from cas.bucket import BucketUnusable
 from cas.config import StoreSettings
 from cas.connection_settings import ConnectionSettings
 from cas.file_lock import DirectoryUnusable
@@ -52,7 +53,7 @@ async def open_held(config: Config, sharing: Sharing = "alone") -> AsyncIterator
     try:
         opened = open_stores(placed, sharing)
         stores = await opened.__aenter__()
-    except (DirectoryUnusable, OSError) as error:
+    except (BucketUnusable, DirectoryUnusable, OSError) as error:
         raise StoreUnusable(str(error)) from error
     try:
         instances = Instances(

@@ -8,16 +8,21 @@ from pathlib import Path
 
 import pytest
 from grpc import aio
+from obstore.store import LocalStore
+from obstore.store import MemoryStore as ObjectsInMemory
 
 from cas.action_cache import ActionCache, Complete, MemoryActionCache
 from cas.action_cache_disk import DiskActionCache
+from cas.action_cache_objects import ObjectActionCache
 from cas.action_cache_remote import RemoteActionCache
+from cas.bucket import Bucket
 from cas.compose import Tiered, Verified
 from cas.connection_settings import ConnectionSettings
 from cas.disk import DiskStore
 from cas.instances import Instance, Instances
 from cas.memory import MemoryStore
 from cas.metered import Metered
+from cas.objects import ObjectStore
 from cas.remembered import Remembered
 from cas.remote import CHANNEL_OPTIONS, RemoteStore
 from cas.services.action_cache import ActionCacheService
@@ -135,7 +140,29 @@ async def guests_of_another_process_in_turn(path: Path, max_bytes: int) -> Async
         yield InTurn([one, other])
 
 
-STORES = [
+@asynccontextmanager
+async def objects(_path: Path, _max_bytes: int) -> AsyncIterator[BlobStore]:
+    async with Bucket(ObjectsInMemory(), "memory") as bucket:
+        yield ObjectStore(bucket)
+
+
+@asynccontextmanager
+async def objects_in_files(path: Path, _max_bytes: int) -> AsyncIterator[BlobStore]:
+    async with Bucket(LocalStore(path, mkdir=True), "files", "below/") as bucket:
+        yield Verified(ObjectStore(bucket, expires_seconds=86400.0, trusted_seconds=0.0))
+
+
+@asynccontextmanager
+async def objects_behind_a_disk(path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
+    async with (
+        Bucket(ObjectsInMemory(), "memory") as bucket,
+        DiskStore(path, max_bytes) as near,
+        Tiered(near, ObjectStore(bucket)) as store,
+    ):
+        yield Verified(store)
+
+
+BOUNDED = [
     memory,
     disk,
     verified_memory,
@@ -152,15 +179,18 @@ STORES = [
     guests_of_another_process_in_turn,
 ]
 
+UNBOUNDED = [objects, objects_in_files, objects_behind_a_disk]
+"""Stores whose room is somebody else's to bound."""
 
-@pytest.fixture(params=STORES, ids=lambda opener: opener.__name__)
+
+@pytest.fixture(params=BOUNDED, ids=lambda opener: opener.__name__)
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
     return lambda max_bytes: request.param(tmp_path / "store", max_bytes)
 
 
-@pytest.fixture
-async def store(open_store: OpenStore) -> AsyncIterator[BlobStore]:
-    async with open_store(256 << 20) as opened:
+@pytest.fixture(params=[*BOUNDED, *UNBOUNDED], ids=lambda opener: opener.__name__)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BlobStore]:
+    async with request.param(tmp_path / "store", 256 << 20) as opened:
         yield opened
 
 
@@ -211,15 +241,22 @@ async def results_elsewhere(_path: Path, max_entries: int) -> AsyncIterator[Acti
         await server.stop(0)
 
 
-RESULTS = [results_in_memory, results_on_disk, complete_results, results_elsewhere]
+@asynccontextmanager
+async def results_in_objects(_path: Path, _max_entries: int) -> AsyncIterator[ActionCache]:
+    async with Bucket(ObjectsInMemory(), "memory", "some/prefix/") as bucket:
+        yield ObjectActionCache(bucket)
 
 
-@pytest.fixture(params=RESULTS, ids=lambda opener: opener.__name__)
+BOUNDED_RESULTS = [results_in_memory, results_on_disk, complete_results, results_elsewhere]
+UNBOUNDED_RESULTS = [results_in_objects]
+
+
+@pytest.fixture(params=BOUNDED_RESULTS, ids=lambda opener: opener.__name__)
 def open_action_cache(request: pytest.FixtureRequest, tmp_path: Path) -> OpenActionCache:
     return lambda max_entries: request.param(tmp_path, max_entries)
 
 
-@pytest.fixture
-async def action_cache(open_action_cache: OpenActionCache) -> AsyncIterator[ActionCache]:
-    async with open_action_cache(1000) as opened:
+@pytest.fixture(params=[*BOUNDED_RESULTS, *UNBOUNDED_RESULTS], ids=lambda opener: opener.__name__)
+async def action_cache(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ActionCache]:
+    async with request.param(tmp_path, 1000) as opened:
         yield opened
