@@ -9,6 +9,7 @@ import pytest
 
 from integration.kubernetes.faults import CLOSED, SILENT, Answer, Event, FaultProxy, Instead, Verdict
 from integration.kubernetes.namespace import Namespace, heard, watching
+from rexec.autoscale import kubernetes_api, kubernetes_watch
 from rexec.autoscale.provider import Refused
 from rexec.autoscale.settings import AutoscaleSettings, PoolSettings
 
@@ -42,6 +43,25 @@ async def test_a_server_that_is_gone_is_said_to_be_and_pods_stay_known(proxied: 
         assert provider.machines() == {}
         await provider.start(POOL, "cpu-2")
     assert [pod["metadata"]["name"] for pod in await namespace.pods()] == ["cpu-2"]
+
+
+async def test_a_server_that_falls_silent_is_found_out(
+    proxied: Proxied, namespace: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubernetes_watch, "WATCH_SECONDS", 1)
+    monkeypatch.setattr(kubernetes_watch, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(kubernetes_api, "REQUEST_SECONDS", 1.0)
+    proxy, kubeconfig = proxied
+    async with watching(SETTINGS, kubeconfig, namespace.name) as provider:
+        await heard(provider, lambda: not provider.problem, "the first list")
+        proxy.judge = lambda method, target: SILENT
+        with pytest.raises(Refused, match="does not answer in time") as refusal:
+            await provider.start(POOL, "cpu-1")
+        assert not refusal.value.lasting
+        await heard(provider, lambda: "does not answer in time" in provider.problem, "the silence")
+        proxy.judge = lambda method, target: None
+        await heard(provider, lambda: not provider.problem, "the end of the silence")
+        await provider.start(POOL, "cpu-1")
 
 
 async def test_a_broken_watch_goes_on_unnoticed(proxied: Proxied, namespace: Namespace) -> None:
