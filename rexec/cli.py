@@ -19,6 +19,7 @@ from rexec.command_line import CONFIG, configured, properties_in, resources_in, 
 from rexec.config import Config
 from rexec.drain_command import drain
 from rexec.exposure import warnings
+from rexec.external_metrics_command import external_metrics
 from rexec.local_pools import autoscaling_of
 from rexec.part_command import part
 from rexec.role_commands import access_of, frontend, named, scheduler
@@ -54,6 +55,7 @@ main.add_command(scheduler)
 main.add_command(part)
 main.add_command(frontend)
 main.add_command(autoscale)
+main.add_command(external_metrics)
 main.add_command(ps)
 main.add_command(top)
 main.add_command(workers)
