@@ -25,6 +25,8 @@ def rendered(directory: Path) -> list[Manifest]:
 def secrets(folder: Path, *names: str) -> list[Manifest]:
     """What make-secrets.sh makes, with its files in `folder`; `names` for the certificate."""
     script = KUBERNETES / "make-secrets.sh"
+    folder.mkdir(exist_ok=True)
+    (folder / "bucket.key").write_text("id\nsecret\n")
     subprocess.run(
         ["bash", str(script), "--tls", str(folder), *names], check=True, capture_output=True, timeout=SECONDS
     )

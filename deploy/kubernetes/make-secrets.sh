@@ -4,6 +4,8 @@
 #
 # With --tls also an authority and a certificate of it for the names of the Services, for the overlay "large"; more names
 # (of the address that clients use) follow DIR: make-secrets.sh --tls DIR rexec.example.org
+#
+# The access key of a bucket, two lines (id, secret) in DIR/bucket.key, becomes a Secret, too.
 set -euo pipefail
 umask 077
 
@@ -62,6 +64,7 @@ fi
         secret rexec-tls "tls.crt=$dir/tls.crt" "tls.key=$dir/tls.key"
         secret rexec-authority "ca.crt=$dir/ca.crt"
     fi
+    if [ -s "$dir/bucket.key" ]; then secret rexec-bucket "key=$dir/bucket.key"; fi
 } >"$dir/secrets.yaml"
 printf 'tokens in %s; for the cluster:  kubectl apply --namespace rexec -f %s\n' "$dir" "$dir/secrets.yaml"
 printf 'for clients:  --remote_header="authorization=Bearer $(cat %s)"\n' "$dir/client.token"
