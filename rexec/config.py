@@ -120,7 +120,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             raise ValueError(
                 f"slots is {self.local_slots}, expected at most scheduler.max_slots, {self.scheduler.max_slots}"
             )
-        for server in (*self.frontend.schedulers, *([self.store.address] if self.store.address else [])):
+        address = [self.store.address] if self.store.address else []
+        for server in (*self.frontend.schedulers, *address, *self.store.shards):
             channel_target(server)
         if self.auth.certificates and not self.server.tls.client_ca:
             raise ValueError("auth.certificates is set, expected server.tls.client_ca as well")

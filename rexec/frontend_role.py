@@ -44,7 +44,7 @@ async def running_frontend(config: Config, beside_core: bool = False) -> AsyncIt
     async with opened_edge(config, with_state=False) as edge, AsyncExitStack() as stack:
         try:
             scheduler = _scheduler(config, clock)
-            if config.store.kind == "remote" and config.store.address:
+            if (config.store.kind == "remote" and config.store.address) or config.store.kind == "sharded":
                 opened = open_held(config)
             elif config.store.kind == "objects" and not beside_core:
                 opened = open_held(config, "without")

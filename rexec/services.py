@@ -65,7 +65,7 @@ def offer_execution(
 async def offer_assets(server: RpcServer, config: Config, held: Held) -> AsyncIterator[None]:
     """Remote Asset, remembered beside the action results. Raises CannotServe."""
     # A store that is elsewhere keeps blobs; what is remembered of them is kept here.
-    directory = config.state_path if config.store.kind == "remote" else held.directory
+    directory = config.state_path if config.store.kind in ("remote", "sharded") else held.directory
     async with AsyncExitStack() as stack:
         try:
             assets = open_assets(config.assets, held.instances, directory, config.state_path / "fetch")

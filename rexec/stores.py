@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from grpc import aio
 
+from cas.action_cache import ActionCache, Complete
 from cas.action_cache_remote import RemoteActionCache
+from cas.action_cache_sharded import ShardedActionCache
 from cas.bucket import BucketUnusable
 from cas.config import StoreSettings
 from cas.connection_settings import ConnectionSettings
@@ -18,10 +21,16 @@ from cas.file_lock import DirectoryUnusable
 from cas.instances import Instance, Instances
 from cas.remembered import Remembered
 from cas.remote import RemoteStore
+from cas.sharded import Sharded
+from cas.store import BlobStore
 from cas.stores import Sharing, directory_of, open_stores
 from rexec.config import Config
 from rexec.connection import CannotConnect
 from rexec.scheduler_channel import FollowingHeaders, following_channel
+
+ALONE_RETRY_SECONDS: Final = 30.0
+REPLICA_RETRY_SECONDS: Final = 2.0
+"""How long a shard that does not answer is tried again."""
 
 
 class StoreUnusable(Exception):
@@ -47,6 +56,10 @@ async def open_held(config: Config, sharing: Sharing = "alone") -> AsyncIterator
         if not store.address:
             raise StoreUnusable('[store] kind is "remote", expected an address as well')
         async with remote_held(config, [store.address], store.connection or config.connection) as held:
+            yield held
+        return
+    if store.kind == "sharded":
+        async with sharded_held(config, store.connection or config.connection) as held:
             yield held
         return
     placed = _placed(config)
@@ -82,6 +95,38 @@ async def remote_held(
         # Of each instance its own: another server may keep them apart.
         kept_bytes = max(1, config.store.memory_bytes // len(names))
         yield Held(Instances(_instances(names, channel, shown, kept_bytes)), lambda: 0, None)
+
+
+@asynccontextmanager
+async def sharded_held(config: Config, connection: ConnectionSettings) -> AsyncIterator[Held]:
+    """The stores of several servers as one, with the small blobs that pass by kept at hand. Raises StoreUnusable."""
+    servers, replicas = config.store.shards, config.store.replicas
+    # Where another server has the blob too, it is asked soon; else it is better to wait for one that is restarted.
+    retry_seconds = ALONE_RETRY_SECONDS if replicas == 1 else REPLICA_RETRY_SECONDS
+    names = config.server.instance_names
+    kept_bytes = max(1, config.store.memory_bytes // len(names))
+    async with AsyncExitStack() as stack:
+        links: dict[str, tuple[aio.Channel, FollowingHeaders]] = {}
+        try:
+            for server in servers:
+                shown = FollowingHeaders([server], connection, lambda: 0)
+                links[server] = (following_channel([server], connection, lambda: 0), shown)
+        except (CannotConnect, ValueError) as error:
+            raise StoreUnusable(str(error)) from error
+        for channel, _ in links.values():
+            await stack.enter_async_context(channel)
+        results: dict[str, ActionCache] = {
+            server: RemoteActionCache(channel, shown, retry_seconds) for server, (channel, shown) in links.items()
+        }
+        action_cache = ShardedActionCache(results, replicas)
+        instances = []
+        for name in names:
+            shards: dict[str, BlobStore] = {
+                server: RemoteStore(channel, name, shown, retry_seconds) for server, (channel, shown) in links.items()
+            }
+            blobs = Remembered(Sharded(shards, replicas), kept_bytes)
+            instances.append(Instance(name, blobs, Complete(action_cache, blobs)))
+        yield Held(Instances(instances), lambda: 0, None)
 
 
 def _instances(

@@ -15,6 +15,7 @@ from cas.action_cache import ActionCache, Complete, MemoryActionCache
 from cas.action_cache_disk import DiskActionCache
 from cas.action_cache_objects import ObjectActionCache
 from cas.action_cache_remote import RemoteActionCache
+from cas.action_cache_sharded import ShardedActionCache
 from cas.bucket import Bucket
 from cas.compose import Tiered, Verified
 from cas.connection_settings import ConnectionSettings
@@ -28,6 +29,7 @@ from cas.remote import CHANNEL_OPTIONS, RemoteStore
 from cas.services.action_cache import ActionCacheService
 from cas.services.bytestream import ByteStream
 from cas.services.cas import ContentAddressableStorage
+from cas.sharded import Sharded
 from cas.shared_disk import SharedDisk
 from cas.store import BlobStore
 from cas.uploads import Uploads
@@ -162,6 +164,23 @@ async def objects_behind_a_disk(path: Path, max_bytes: int) -> AsyncIterator[Blo
         yield Verified(store)
 
 
+@asynccontextmanager
+async def a_single_shard(_path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
+    yield Sharded({"only": MemoryStore(max_bytes)})
+
+
+@asynccontextmanager
+async def three_shards(path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
+    async with DiskStore(path, max_bytes) as disk, remote(path, max_bytes) as far:
+        yield Sharded({"memory": MemoryStore(max_bytes), "disk": disk, "far": far})
+
+
+@asynccontextmanager
+async def three_shards_and_two_replicas(path: Path, max_bytes: int) -> AsyncIterator[BlobStore]:
+    async with DiskStore(path, max_bytes) as disk, remote(path, max_bytes) as far:
+        yield Verified(Sharded({"memory": MemoryStore(max_bytes), "disk": disk, "far": far}, replicas=2))
+
+
 BOUNDED = [
     memory,
     disk,
@@ -177,10 +196,11 @@ BOUNDED = [
     owner_and_guests_in_turn,
     guest_of_another_process,
     guests_of_another_process_in_turn,
+    a_single_shard,
 ]
 
-UNBOUNDED = [objects, objects_in_files, objects_behind_a_disk]
-"""Stores whose room is somebody else's to bound."""
+UNBOUNDED = [objects, objects_in_files, objects_behind_a_disk, three_shards, three_shards_and_two_replicas]
+"""Stores whose room is somebody else's to bound, or bounded in each of their parts."""
 
 
 @pytest.fixture(params=BOUNDED, ids=lambda opener: opener.__name__)
@@ -247,8 +267,14 @@ async def results_in_objects(_path: Path, _max_entries: int) -> AsyncIterator[Ac
         yield ObjectActionCache(bucket)
 
 
+@asynccontextmanager
+async def results_in_shards(path: Path, max_entries: int) -> AsyncIterator[ActionCache]:
+    async with results_elsewhere(path, max_entries) as far, results_on_disk(path, max_entries) as disk:
+        yield ShardedActionCache({"far": far, "disk": disk, "memory": MemoryActionCache(max_entries)}, replicas=2)
+
+
 BOUNDED_RESULTS = [results_in_memory, results_on_disk, complete_results, results_elsewhere]
-UNBOUNDED_RESULTS = [results_in_objects]
+UNBOUNDED_RESULTS = [results_in_objects, results_in_shards]
 
 
 @pytest.fixture(params=BOUNDED_RESULTS, ids=lambda opener: opener.__name__)
