@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from integration.server import REXEC, Server, running_server
 from integration.waiting import wait_until
 from integration.workspace import lay_out_workspace
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+from rexec.scheduler.settings import SchedulerSettings
 from tests.whole.client import Client
 
 POOL = """
@@ -176,6 +178,28 @@ def test_a_worker_that_is_killed_costs_a_retry_and_no_build(one: Server, tmp_pat
         each.expect()
     assert killed
     assert not is_alive(killed[0])
+    none_left(one)
+
+
+def test_what_a_killed_worker_ran_starts_again_without_the_grace(one: Server, tmp_path: Path) -> None:
+    starts, go = tmp_path / "starts", tmp_path / "go"
+    killed_at: list[float] = []
+
+    def started() -> list[float]:
+        return [float(line) for line in starts.read_text().split()] if starts.exists() else []
+
+    def kill_it() -> None:
+        wait_until(started, "the first start", 60)
+        (worker,) = workers_below(one.process.pid)
+        killed_at.append(time.time())
+        one.kill_worker(worker)
+        wait_until(lambda: len(started()) == 2, "the second start", 60)
+        go.touch()
+
+    run_all(one, [f"date +%s.%N >> {starts}; until test -e {go}; do sleep 0.05; done"], kill_it)[0].expect()
+    seconds = started()[1] - killed_at[0]
+    print(f"from the end of a worker to the second start of what it ran: {seconds:.3f} s")
+    assert seconds < SchedulerSettings().grace_seconds
     none_left(one)
 
 

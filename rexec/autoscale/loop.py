@@ -23,6 +23,7 @@ from protos.rexec.scheduler.v1 import autoscaling_pb2
 from rexec.autoscale.budget import overall_hold, pool_hold, within_budgets
 from rexec.autoscale.clock import Clock, SystemClock
 from rexec.autoscale.decision import PoolDecision
+from rexec.autoscale.ended import Ended
 from rexec.autoscale.failures import Failures
 from rexec.autoscale.fleet_view import FleetView, fleet_view, offers_by_pool
 from rexec.autoscale.hands import Hands
@@ -48,7 +49,7 @@ LEAST_SECONDS: Final = 0.2
 TICK_SECONDS: Final = 1.0
 SILENT_SECONDS: Final = 15.0
 """A scheduler that says nothing for so long is away; it speaks every few seconds."""
-MAX_LEAVING: Final = 500
+MAX_NAMES: Final = 500
 """Names in one message to the scheduler."""
 
 _SUFFIX: Final = "bcdfghjkmnpqrstvwxz2456789"
@@ -89,6 +90,7 @@ class Autoscaler:
             self._families, self._providers, self._failures, self._observer, self._clock, self._wake.set
         )
         self._lives: dict[str, Life] = {}
+        self._ended = Ended()
         self._lately = Lately()
         self._learned = Learned()
         self._kept = KeptSpending(ledger or ForgottenLedger(), self._clock)
@@ -167,6 +169,7 @@ class Autoscaler:
         if not reached:
             return
         machines = self._machines()
+        self._tell_ended(now)
         view = self._view(machines, now=now, wall=wall)
         self._note_workers(view, machines, now, wall)
         for name, machine in machines.items():
@@ -187,11 +190,18 @@ class Autoscaler:
         for provider in self._providers.values():
             found.update(provider.machines())
         now = self._clock.monotonic()
-        for name in found:
+        for name, machine in found.items():
             if name not in self._lives:
                 self._lives[name] = Life(now)
+            if machine.phase is Phase.ENDED:
+                self._ended.note(name, now)
+            else:
+                self._ended.lives(name)
+        known = not any(provider.problem for provider in self._providers.values())
         for name in [name for name in self._lives if name not in found]:
             del self._lives[name]
+            if known:
+                self._ended.note(name, now)
         return found
 
     def _view(self, machines: Mapping[str, Machine], now: float = 0.0, wall: float = 0.0) -> FleetView:
@@ -379,12 +389,22 @@ class Autoscaler:
     def _leave(self, names: Sequence[str], grace_seconds: float, reason: str, *, only_idle: bool) -> None:
         if self._dry_run:
             return
-        for first in range(0, len(names), MAX_LEAVING):
+        for first in range(0, len(names), MAX_NAMES):
             message = autoscaling_pb2.FromAutoscaler()
-            message.leave.names.extend(names[first : first + MAX_LEAVING])
+            message.leave.names.extend(names[first : first + MAX_NAMES])
             message.leave.grace_seconds = grace_seconds
             message.leave.reason = reason
             message.leave.only_idle = only_idle
+            self._hands.spawn(self._source.tell(message))
+
+    def _tell_ended(self, now: float) -> None:
+        """What ran on machines that are no more need not wait for their workers."""
+        names = self._ended.to_be_told(self._snapshot.workers, now)
+        if self._dry_run:
+            return
+        for first in range(0, len(names), MAX_NAMES):
+            message = autoscaling_pb2.FromAutoscaler()
+            message.ended.names.extend(names[first : first + MAX_NAMES])
             self._hands.spawn(self._source.tell(message))
 
     async def _tell(

@@ -4,13 +4,14 @@ What waits and who works is put together (rexec/scheduler/demand.py) only while 
 COALESCE_SECONDS after a change if nothing was told lately, and less often while one change follows the other. Whoever reads
 slowly gets the latest state and misses those before.
 
-What autoscalers say of their pools goes to rexec/scheduler/pools.py; workers that they name are drained as by an operator.
+What autoscalers say of their pools goes to rexec/scheduler/pools.py; workers that they name are drained as by an operator, and
+those whose machines have ended are not waited for.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final
 
 import structlog
@@ -53,12 +54,17 @@ class Autoscaling:
     """All that follow one queue."""
 
     def __init__(
-        self, state: Callable[[], QueueState], clock: Clock, drain: Callable[[str, float, str], object]
+        self,
+        state: Callable[[], QueueState],
+        clock: Clock,
+        drain: Callable[[str, float, str], object],
+        ended: Callable[[str], None],
     ) -> None:
-        """`drain` has the worker of an id leave within so many seconds, for a reason."""
+        """`drain` has the worker of an id leave within so many seconds, for a reason; `ended` gives up one that is away."""
         self._state = state
         self._clock = clock
         self._drain = drain
+        self._ended = ended
         self._followers: set[Follower] = set()
         self._timer: Timer | None = None
         self._due = float("inf")
@@ -153,12 +159,13 @@ class Autoscaling:
                 self._state().fleet.pools.tell(follower, read_pools(message.pools))
             case "leave":
                 await self._leave(message.leave)
+            case "ended":
+                await self._end(message.ended.names)
             case _:
                 pass  # something that a newer autoscaler says
 
     async def _leave(self, leave: autoscaling_pb2.Leave) -> None:
-        if len(leave.names) > MAX_NAMES:
-            raise MalformedRequest(f"{len(leave.names)} names, expected at most {MAX_NAMES}")
+        _require_few(leave.names)
         grace = leave.grace_seconds
         if not 0 <= grace <= MAX_GRACE_SECONDS:
             raise MalformedRequest(f"grace_seconds is {grace}, expected 0 to {MAX_GRACE_SECONDS:g}")
@@ -180,6 +187,19 @@ class Autoscaling:
             if number % STEP == STEP - 1:
                 await asyncio.sleep(0)
 
+    async def _end(self, names: Sequence[str]) -> None:
+        _require_few(names)
+        by_name = self._state().fleet.by_name
+        for number, name in enumerate(dict.fromkeys(names)):
+            worker = by_name.get(name)
+            if worker is not None and worker.connected:
+                log.warning("a worker is connected whose machine is said to have ended; it is left alone", worker=name)
+            elif worker is not None:
+                log.info("the machine of a worker has ended", worker=name, leases=len(worker.leases))
+                self._ended(worker.worker_id)
+            if number % STEP == STEP - 1:
+                await asyncio.sleep(0)
+
     def left(self, follower: Follower) -> None:
         """The follower is gone. Its pools are remembered for a while. Harmless the second time."""
         if follower not in self._followers:
@@ -190,6 +210,11 @@ class Autoscaling:
         pools, now = self._state().fleet.pools, self._clock.monotonic()
         pools.left(follower, now)
         self._clock.call_at(now + KEPT_SECONDS, lambda: pools.forget_due(self._clock.monotonic()))
+
+
+def _require_few(names: Sequence[str]) -> None:
+    if len(names) > MAX_NAMES:
+        raise MalformedRequest(f"{len(names)} names, expected at most {MAX_NAMES}")
 
 
 class Follower:
@@ -221,7 +246,7 @@ class Follower:
             self.close()
 
     async def tell(self, message: autoscaling_pb2.FromAutoscaler) -> None:
-        """Say which pools there are, or whom to drain. Raises MalformedRequest."""
+        """Say which pools there are, whom to drain, or who has ended. Raises MalformedRequest."""
         await self._autoscaling.told(self, message)
 
     def end(self, failure: StatusError | None = None) -> None:

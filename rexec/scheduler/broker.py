@@ -83,7 +83,7 @@ class Broker:
         self._delivery = Delivery(settings, self.clock, observer or Unobserved(), self.vitals)
         self.logs = self._delivery.logs
         self._drains = Drains(lambda: self._queue.state, self.clock, self._apply, self._delivery.send)
-        self.autoscaling = Autoscaling(lambda: self._queue.state, self.clock, self.drain)
+        self.autoscaling = Autoscaling(lambda: self._queue.state, self.clock, self.drain, self.ended)
         self.lost: asyncio.Future[str] | None = None
         """Set, with the reason, when this process must not go on: another one leads, or the queue's state cannot be trusted. By
         then all streams are told to come back. None until the broker is entered."""
@@ -272,6 +272,10 @@ class Broker:
     def drain(self, worker_id: str, grace_seconds: float, reason: str) -> Drained:
         """Have a worker leave when its leases have ended, at the latest after `grace_seconds`."""
         return self._drains.order(worker_id, grace_seconds, reason)
+
+    def ended(self, worker_id: str) -> None:
+        """The machine of a worker whose stream is broken has ended."""
+        self._apply(e.WorkerEnded(worker_id))
 
     def leaves(self, worker_id: str, reason: str, grace_seconds: float | None) -> None:
         """A worker says that it leaves, at the latest after `grace_seconds` if it says when."""

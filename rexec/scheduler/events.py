@@ -74,6 +74,12 @@ class WorkerDetached(msgspec.Struct, frozen=True):
     worker_id: str
 
 
+class WorkerEnded(msgspec.Struct, frozen=True):
+    """The machine of a worker whose stream is broken has ended: it will not come back."""
+
+    worker_id: str
+
+
 class Credit(msgspec.Struct, frozen=True):
     """How many more leases a worker takes; `received` is how many it had seen when it counted, None if it does not say."""
 
@@ -135,8 +141,8 @@ class Tick(msgspec.Struct, frozen=True):
 
 
 Event = (
-    Submit | Record | WaiterJoined | WaiterLeft | Cancel | Forget | WorkerAttached | WorkerDetached | Credit | Progress
-    | Reported | Finished | Draining | Tick
+    Submit | Record | WaiterJoined | WaiterLeft | Cancel | Forget | WorkerAttached | WorkerDetached | WorkerEnded | Credit
+    | Progress | Reported | Finished | Draining | Tick
 )  # fmt: skip
 
 # Effects

@@ -35,7 +35,7 @@ from rexec.scheduler.patience import watched
 from rexec.scheduler.quarantine import review
 from rexec.scheduler.reason import reason_of
 from rexec.scheduler.reports import finished, progress, reported
-from rexec.scheduler.sessions import attached, credit, detached, draining, lost
+from rexec.scheduler.sessions import attached, credit, detached, draining, ended, lost
 from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.state import QueueState
 from rexec.scheduler.submission import record, settle, submit
@@ -93,6 +93,8 @@ class Queue:
                 attached(state, event, now)
             case e.WorkerDetached(worker_id):
                 detached(state, worker_id, now)
+            case e.WorkerEnded(worker_id):
+                ended(state, worker_id, now)
             case e.Draining():
                 draining(state, event)
             case e.Tick():

@@ -83,6 +83,13 @@ def lost(state: QueueState, worker_id: str, when: float, now: float) -> None:
         _give_up(state, worker, f"no stream for {state.settings.grace_seconds:g} s", now)
 
 
+def ended(state: QueueState, worker_id: str, now: float) -> None:
+    """The machine of a worker has ended, so its grace is over now. Means nothing if the worker is connected: then it has not."""
+    worker = state.fleet.workers.get(worker_id)
+    if worker is not None and not worker.connected:
+        _give_up(state, worker, "its machine has ended", now)
+
+
 def _give_up(state: QueueState, worker: Worker, reason: str, now: float) -> None:
     """The session is over; what it ran must run elsewhere. Leases whose result is being checked are not touched."""
     state.fleet.remove(worker)

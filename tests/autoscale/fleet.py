@@ -91,6 +91,11 @@ class Source:
         return {pool.name: pool for pool in said[-1].pools}
 
     @property
+    def ended(self) -> list[str]:
+        """Workers whose machines were said to have ended, as often as it was said."""
+        return [name for message in self.told for name in message.ended.names]
+
+    @property
     def leaves(self) -> list[autoscaling_pb2.Leave]:
         return [message.leave for message in self.told if message.HasField("leave")]
 

@@ -6,6 +6,7 @@ import pytest
 import structlog
 
 from protos.rexec.scheduler.v1 import autoscaling_pb2
+from rexec.autoscale.ended import AGAIN_SECONDS
 from rexec.autoscale.hands import MAX_STARTS
 from rexec.autoscale.life import GONE_SECONDS
 from rexec.autoscale.loop import Autoscaler
@@ -187,6 +188,76 @@ async def test_a_worker_that_was_killed_is_replaced_at_once() -> None:
         await fleet.heard()
         assert len(fleet.names) == 1
         assert first not in fleet.names
+
+
+async def test_the_scheduler_is_told_once_that_the_machine_of_a_worker_that_is_away_has_ended() -> None:
+    fleet = Fleet(pool(max=2, target_wait_seconds=1))
+    async with fleet.running():
+        await fleet.waits(2)
+        await fleet.attach(busy_slots=1)
+        first, second = fleet.names
+        fleet.machines.change(first, phase=Phase.ENDED, exit_code=-9)  # it is listed
+        await fleet.machines.remove(second, 0)  # it is not: a pod that was deleted
+        await fleet.heard()
+        assert fleet.source.ended == [], "the scheduler has not seen their streams break"
+        for worker in fleet.workers.values():
+            worker.away = True
+        await fleet.heard()
+        assert sorted(fleet.source.ended) == [first, second]
+        await fleet.heard()
+        assert len(fleet.source.ended) == 2
+        fleet.workers.clear()
+        await fleet.pass_time(60)
+        assert len(fleet.source.ended) == 2
+
+
+async def test_a_worker_that_is_away_is_waited_for_while_its_machine_runs() -> None:
+    fleet = Fleet(pool(max=2))
+    async with fleet.running():
+        await fleet.waits(1)
+        await fleet.attach(busy_slots=1, away=True)
+        await fleet.pass_time(8)
+        assert fleet.source.ended == []
+
+
+async def test_a_machine_is_not_taken_for_ended_because_its_provider_knows_nothing() -> None:
+    fleet = Fleet(pool(max=1))
+    async with fleet.running():
+        await fleet.waits(1)
+        await fleet.attach(busy_slots=1, away=True)
+        fleet.machines.problem = "the API server does not answer"
+        await fleet.machines.remove(fleet.names[0], 0)
+        await fleet.pass_time(8)
+        assert fleet.source.ended == []
+
+
+async def test_a_scheduler_that_did_not_hear_of_an_end_is_told_again() -> None:
+    fleet = Fleet(pool(max=1))
+    async with fleet.running():
+        await fleet.waits(1)
+        (name,) = fleet.names
+        await fleet.attach(busy_slots=1, away=True)
+        fleet.machines.change(name, phase=Phase.ENDED, exit_code=-9)
+        await fleet.heard()
+        await fleet.clock.advance(AGAIN_SECONDS)
+        await fleet.heard()
+        assert fleet.source.ended == [name, name]
+
+
+async def test_a_machine_that_comes_although_its_start_seemed_to_fail_has_not_ended() -> None:
+    fleet = Fleet(pool(max=1))
+    fleet.machines.gate.clear()
+    async with fleet.running():
+        await fleet.waits(1)
+        (name,) = fleet.autoscaler._hands.asked
+        fleet.machines.refuse_all = refused("the API server did not answer in time")
+        fleet.machines.gate.set()
+        await fleet.heard()
+        fleet.machines.put(Machine(name, "cpp", fleet.clock.wall(), Phase.RUNNING))
+        await fleet.heard()
+        await fleet.attach(name, busy_slots=1, away=True)
+        await fleet.heard()
+        assert fleet.source.ended == []
 
 
 async def test_machines_that_are_there_at_the_start_are_taken_over() -> None:

@@ -23,7 +23,7 @@ from rexec.scheduler.autoscaling_service import AutoscalingService
 from rexec.scheduler.category import Category
 from rexec.scheduler.pools import KEPT_SECONDS
 from tests.scheduler.test_durability import restarted
-from tests.scheduler.world import GUARD_SECONDS, Stream, World
+from tests.scheduler.world import GUARD_SECONDS, Stream, World, stage_of
 
 LINUX = [("OSFamily", "linux")]
 
@@ -316,6 +316,23 @@ async def test_workers_that_are_named_are_drained_and_say_why(world: World) -> N
     (left,) = world.broker.workers()
     assert (left.name, left.draining, left.drain_reason) == ("busy", True, "drained: too many")
     await busy.finish(lease)
+
+
+async def test_what_ran_on_machines_that_have_ended_goes_elsewhere_without_the_grace(world: World) -> None:
+    gone = await world.worker("gone")
+    stream = await queued(world)
+    await gone.lease()
+    assert stage_of(await stream.next()) == re_pb2.ExecutionStage.EXECUTING
+    follower = world.broker.autoscaling.follow()
+    ended = autoscaling_pb2.FromAutoscaler(ended=autoscaling_pb2.Ended(names=["gone", "unheard of", "gone"]))
+    await follower.tell(ended)
+    assert [worker.name for worker in world.broker.workers()] == ["gone"], "it is connected, so it cannot have ended"
+    await gone.vanish()
+    await follower.tell(ended)
+    assert world.broker.workers() == []
+    assert stage_of(await stream.next()) == re_pb2.ExecutionStage.QUEUED
+    lease = await (await world.worker("other")).lease()
+    assert lease.epoch == 2
 
 
 async def test_one_that_has_got_work_meanwhile_is_left_alone_if_only_idle_ones_are_meant(world: World) -> None:

@@ -217,6 +217,15 @@ class Machine(RuleBasedStateMachine):
             self.do(e.Draining(worker_id))
         self.do(e.WorkerDetached(worker_id))
 
+    @precondition(lambda self: self.driver.queue.fleet.workers)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        workers = self.driver.queue.fleet.workers
+        worker_id = data.draw(st.sampled_from(sorted(workers)))
+        connected = workers[worker_id].connected
+        self.do(e.WorkerEnded(worker_id))
+        assert (worker_id in workers) is connected
+
     @precondition(lambda self: self.holding())
     @rule(data=st.data(), running=st.booleans(), delivering=st.booleans(), report=st.booleans())
     def progress(self, data: st.DataObject, running: bool, delivering: bool, report: bool) -> None:

@@ -323,6 +323,28 @@ class TestLoss:
         assert rules.running_on(name) == "w1"
         assert (task.epoch, task.losses) == (2, [])
 
+    def test_what_a_worker_ran_whose_machine_has_ended_is_queued_again_at_once_as_an_attempt(
+        self, rules: Driver
+    ) -> None:
+        first = rules.attach("w1")
+        name = rules.submit()
+        rules.do(e.WorkerDetached(first))
+        rules.attach("w2")
+        rules.do(e.WorkerEnded(first))
+        assert rules.running_on(name) == "w2"
+        assert rules.operation(name).task.losses == ["w1 (worker lost: its machine has ended)"]
+        (gone,) = of_kind(rules.effects, e.WorkerGone)
+        assert gone.worker_id == first
+        rules.pass_time(rules.settings.grace_seconds * 2)
+        assert len(of_kind(rules.effects, e.WorkerGone)) == 1, "its grace means nothing any more"
+
+    def test_a_worker_that_is_connected_has_not_ended_whoever_says_so(self, rules: Driver) -> None:
+        worker = rules.attach("w1")
+        name = rules.submit()
+        assert rules.do(e.WorkerEnded(worker)) == []
+        assert rules.do(e.WorkerEnded("nobody")) == []
+        assert rules.running_on(name) == "w1"
+
     def test_another_session_of_the_name_replaces_the_first_at_once(self, rules: Driver) -> None:
         rules.attach("w1", session="before")
         name = rules.submit()

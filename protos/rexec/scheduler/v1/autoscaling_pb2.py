@@ -25,33 +25,35 @@ _sym_db = _symbol_database.Default()
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as build_dot_bazel_dot_remote_dot_execution_dot_v2_dot_remote__execution__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$rexec/scheduler/v1/autoscaling.proto\x12\x12rexec.scheduler.v1\x1a\x36\x62uild/bazel/remote/execution/v2/remote_execution.proto\"s\n\x0e\x46romAutoscaler\x12*\n\x05pools\x18\x01 \x01(\x0b\x32\x19.rexec.scheduler.v1.PoolsH\x00\x12*\n\x05leave\x18\x02 \x01(\x0b\x32\x19.rexec.scheduler.v1.LeaveH\x00\x42\t\n\x07message\"0\n\x05Pools\x12\'\n\x05pools\x18\x01 \x03(\x0b\x32\x18.rexec.scheduler.v1.Pool\"\xa3\x03\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x46\n\nproperties\x18\x02 \x03(\x0b\x32\x32.build.bazel.remote.execution.v2.Platform.Property\x12\x44\n\x08patterns\x18\x03 \x03(\x0b\x32\x32.build.bazel.remote.execution.v2.Platform.Property\x12\x16\n\x0einstance_names\x18\x04 \x03(\t\x12\r\n\x05slots\x18\x05 \x01(\x05\x12\x12\n\ncpu_millis\x18\x06 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x07 \x01(\x03\x12\x0b\n\x03min\x18\x08 \x01(\x05\x12\x0b\n\x03max\x18\t \x01(\x05\x12\x0e\n\x06target\x18\n \x01(\x05\x12\r\n\x05ready\x18\x0b \x01(\x05\x12\x10\n\x08starting\x18\x0c \x01(\x05\x12\x0f\n\x07leaving\x18\r \x01(\x05\x12\x0f\n\x07problem\x18\x0e \x01(\t\x12\x15\n\rstart_seconds\x18\x0f \x01(\x01\x12\x16\n\x0eprice_per_hour\x18\x10 \x01(\x01\x12\x12\n\ncost_today\x18\x11 \x01(\x01\"P\n\x05Leave\x12\r\n\x05names\x18\x01 \x03(\t\x12\x15\n\rgrace_seconds\x18\x02 \x01(\x01\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x11\n\tonly_idle\x18\x04 \x01(\x08\"\xeb\x01\n\x0cToAutoscaler\x12\x30\n\x07waiting\x18\x01 \x03(\x0b\x32\x1f.rexec.scheduler.v1.WaitingWork\x12\x33\n\x07workers\x18\x02 \x03(\x0b\x32\".rexec.scheduler.v1.AttachedWorker\x12+\n\x06offers\x18\x03 \x03(\x0b\x32\x1b.rexec.scheduler.v1.Offered\x12/\n\x07tenants\x18\x04 \x03(\x0b\x32\x1e.rexec.scheduler.v1.TenantWork\x12\x16\n\x0etasks_left_out\x18\x05 \x01(\x05\"\xa2\x02\n\x0bWaitingWork\x12\x15\n\rinstance_name\x18\x01 \x01(\t\x12\x46\n\nproperties\x18\x02 \x03(\x0b\x32\x32.build.bazel.remote.execution.v2.Platform.Property\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\r\n\x05slots\x18\x04 \x01(\x05\x12\x12\n\ncpu_millis\x18\x05 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x03\x12\r\n\x05tasks\x18\x07 \x01(\x05\x12\x14\n\x0cslot_seconds\x18\x08 \x01(\x01\x12\x17\n\x0flongest_seconds\x18\t \x01(\x01\x12\x16\n\x0eoldest_seconds\x18\n \x01(\x01\x12\x15\n\rlimited_tasks\x18\x0b \x01(\x05\"\x93\x01\n\x07Offered\x12\x46\n\nproperties\x18\x01 \x03(\x0b\x32\x32.build.bazel.remote.execution.v2.Platform.Property\x12\x16\n\x0einstance_names\x18\x02 \x03(\t\x12\x12\n\ncpu_millis\x18\x03 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\"\x86\x02\n\x0e\x41ttachedWorker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\r\n\x05offer\x18\x03 \x01(\x05\x12\r\n\x05slots\x18\x04 \x01(\x05\x12\x12\n\nbusy_slots\x18\x05 \x01(\x05\x12\x0e\n\x06leases\x18\x06 \x01(\x05\x12\x14\n\x0cidle_seconds\x18\x07 \x01(\x01\x12\x14\n\x0crest_seconds\x18\x08 \x01(\x01\x12\x10\n\x08\x64raining\x18\t \x01(\x08\x12\x0c\n\x04\x61way\x18\n \x01(\x08\x12\x13\n\x0bquarantined\x18\x0b \x01(\x08\x12\x30\n\x07tenants\x18\x0c \x03(\x0b\x32\x1f.rexec.scheduler.v1.TenantSlots\",\n\x0bTenantSlots\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x01(\x05\"A\n\nTenantWork\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x01(\x05\x12\x14\n\x0cslot_seconds\x18\x03 \x01(\x01\x32\x61\n\x0b\x41utoscaling\x12R\n\x06\x46ollow\x12\".rexec.scheduler.v1.FromAutoscaler\x1a .rexec.scheduler.v1.ToAutoscaler(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$rexec/scheduler/v1/autoscaling.proto\x12\x12rexec.scheduler.v1\x1a\x36\x62uild/bazel/remote/execution/v2/remote_execution.proto\"\x9f\x01\n\x0e\x46romAutoscaler\x12*\n\x05pools\x18\x01 \x01(\x0b\x32\x19.rexec.scheduler.v1.PoolsH\x00\x12*\n\x05leave\x18\x02 \x01(\x0b\x32\x19.rexec.scheduler.v1.LeaveH\x00\x12*\n\x05\x65nded\x18\x03 \x01(\x0b\x32\x19.rexec.scheduler.v1.EndedH\x00\x42\t\n\x07message\"0\n\x05Pools\x12\'\n\x05pools\x18\x01 \x03(\x0b\x32\x18.rexec.scheduler.v1.Pool\"\xa3\x03\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x46\n\nproperties\x18\x02 \x03(\x0b\x32\x32.build.bazel.remote.execution.v2.Platform.Property\x12\x44\n\x08patterns\x18\x03 \x03(\x0b\x32\x32.build.bazel.remote.execution.v2.Platform.Property\x12\x16\n\x0einstance_names\x18\x04 \x03(\t\x12\r\n\x05slots\x18\x05 \x01(\x05\x12\x12\n\ncpu_millis\x18\x06 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x07 \x01(\x03\x12\x0b\n\x03min\x18\x08 \x01(\x05\x12\x0b\n\x03max\x18\t \x01(\x05\x12\x0e\n\x06target\x18\n \x01(\x05\x12\r\n\x05ready\x18\x0b \x01(\x05\x12\x10\n\x08starting\x18\x0c \x01(\x05\x12\x0f\n\x07leaving\x18\r \x01(\x05\x12\x0f\n\x07problem\x18\x0e \x01(\t\x12\x15\n\rstart_seconds\x18\x0f \x01(\x01\x12\x16\n\x0eprice_per_hour\x18\x10 \x01(\x01\x12\x12\n\ncost_today\x18\x11 \x01(\x01\"P\n\x05Leave\x12\r\n\x05names\x18\x01 \x03(\t\x12\x15\n\rgrace_seconds\x18\x02 \x01(\x01\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x11\n\tonly_idle\x18\x04 \x01(\x08\"\x16\n\x05\x45nded\x12\r\n\x05names\x18\x01 \x03(\t\"\xeb\x01\n\x0cToAutoscaler\x12\x30\n\x07waiting\x18\x01 \x03(\x0b\x32\x1f.rexec.scheduler.v1.WaitingWork\x12\x33\n\x07workers\x18\x02 \x03(\x0b\x32\".rexec.scheduler.v1.AttachedWorker\x12+\n\x06offers\x18\x03 \x03(\x0b\x32\x1b.rexec.scheduler.v1.Offered\x12/\n\x07tenants\x18\x04 \x03(\x0b\x32\x1e.rexec.scheduler.v1.TenantWork\x12\x16\n\x0etasks_left_out\x18\x05 \x01(\x05\"\xa2\x02\n\x0bWaitingWork\x12\x15\n\rinstance_name\x18\x01 \x01(\t\x12\x46\n\nproperties\x18\x02 \x03(\x0b\x32\x32.build.bazel.remote.execution.v2.Platform.Property\x12\x0e\n\x06tenant\x18\x03 \x01(\t\x12\r\n\x05slots\x18\x04 \x01(\x05\x12\x12\n\ncpu_millis\x18\x05 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x03\x12\r\n\x05tasks\x18\x07 \x01(\x05\x12\x14\n\x0cslot_seconds\x18\x08 \x01(\x01\x12\x17\n\x0flongest_seconds\x18\t \x01(\x01\x12\x16\n\x0eoldest_seconds\x18\n \x01(\x01\x12\x15\n\rlimited_tasks\x18\x0b \x01(\x05\"\x93\x01\n\x07Offered\x12\x46\n\nproperties\x18\x01 \x03(\x0b\x32\x32.build.bazel.remote.execution.v2.Platform.Property\x12\x16\n\x0einstance_names\x18\x02 \x03(\t\x12\x12\n\ncpu_millis\x18\x03 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\"\x86\x02\n\x0e\x41ttachedWorker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\r\n\x05offer\x18\x03 \x01(\x05\x12\r\n\x05slots\x18\x04 \x01(\x05\x12\x12\n\nbusy_slots\x18\x05 \x01(\x05\x12\x0e\n\x06leases\x18\x06 \x01(\x05\x12\x14\n\x0cidle_seconds\x18\x07 \x01(\x01\x12\x14\n\x0crest_seconds\x18\x08 \x01(\x01\x12\x10\n\x08\x64raining\x18\t \x01(\x08\x12\x0c\n\x04\x61way\x18\n \x01(\x08\x12\x13\n\x0bquarantined\x18\x0b \x01(\x08\x12\x30\n\x07tenants\x18\x0c \x03(\x0b\x32\x1f.rexec.scheduler.v1.TenantSlots\",\n\x0bTenantSlots\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x01(\x05\"A\n\nTenantWork\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x01(\x05\x12\x14\n\x0cslot_seconds\x18\x03 \x01(\x01\x32\x61\n\x0b\x41utoscaling\x12R\n\x06\x46ollow\x12\".rexec.scheduler.v1.FromAutoscaler\x1a .rexec.scheduler.v1.ToAutoscaler(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.rexec.scheduler.v1.autoscaling_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FROMAUTOSCALER']._serialized_start=116
-  _globals['_FROMAUTOSCALER']._serialized_end=231
-  _globals['_POOLS']._serialized_start=233
-  _globals['_POOLS']._serialized_end=281
-  _globals['_POOL']._serialized_start=284
-  _globals['_POOL']._serialized_end=703
-  _globals['_LEAVE']._serialized_start=705
-  _globals['_LEAVE']._serialized_end=785
-  _globals['_TOAUTOSCALER']._serialized_start=788
-  _globals['_TOAUTOSCALER']._serialized_end=1023
-  _globals['_WAITINGWORK']._serialized_start=1026
-  _globals['_WAITINGWORK']._serialized_end=1316
-  _globals['_OFFERED']._serialized_start=1319
-  _globals['_OFFERED']._serialized_end=1466
-  _globals['_ATTACHEDWORKER']._serialized_start=1469
-  _globals['_ATTACHEDWORKER']._serialized_end=1731
-  _globals['_TENANTSLOTS']._serialized_start=1733
-  _globals['_TENANTSLOTS']._serialized_end=1777
-  _globals['_TENANTWORK']._serialized_start=1779
-  _globals['_TENANTWORK']._serialized_end=1844
-  _globals['_AUTOSCALING']._serialized_start=1846
-  _globals['_AUTOSCALING']._serialized_end=1943
+  _globals['_FROMAUTOSCALER']._serialized_start=117
+  _globals['_FROMAUTOSCALER']._serialized_end=276
+  _globals['_POOLS']._serialized_start=278
+  _globals['_POOLS']._serialized_end=326
+  _globals['_POOL']._serialized_start=329
+  _globals['_POOL']._serialized_end=748
+  _globals['_LEAVE']._serialized_start=750
+  _globals['_LEAVE']._serialized_end=830
+  _globals['_ENDED']._serialized_start=832
+  _globals['_ENDED']._serialized_end=854
+  _globals['_TOAUTOSCALER']._serialized_start=857
+  _globals['_TOAUTOSCALER']._serialized_end=1092
+  _globals['_WAITINGWORK']._serialized_start=1095
+  _globals['_WAITINGWORK']._serialized_end=1385
+  _globals['_OFFERED']._serialized_start=1388
+  _globals['_OFFERED']._serialized_end=1535
+  _globals['_ATTACHEDWORKER']._serialized_start=1538
+  _globals['_ATTACHEDWORKER']._serialized_end=1800
+  _globals['_TENANTSLOTS']._serialized_start=1802
+  _globals['_TENANTSLOTS']._serialized_end=1846
+  _globals['_TENANTWORK']._serialized_start=1848
+  _globals['_TENANTWORK']._serialized_end=1913
+  _globals['_AUTOSCALING']._serialized_start=1915
+  _globals['_AUTOSCALING']._serialized_end=2012
 # @@protoc_insertion_point(module_scope)

@@ -8,12 +8,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class FromAutoscaler(_message.Message):
-    __slots__ = ("pools", "leave")
+    __slots__ = ("pools", "leave", "ended")
     POOLS_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
     pools: Pools
     leave: Leave
-    def __init__(self, pools: _Optional[_Union[Pools, _Mapping[str, object]]] = ..., leave: _Optional[_Union[Leave, _Mapping[str, object]]] = ...) -> None: ...
+    ended: Ended
+    def __init__(self, pools: _Optional[_Union[Pools, _Mapping[str, object]]] = ..., leave: _Optional[_Union[Leave, _Mapping[str, object]]] = ..., ended: _Optional[_Union[Ended, _Mapping[str, object]]] = ...) -> None: ...
 
 class Pools(_message.Message):
     __slots__ = ("pools",)
@@ -70,6 +72,12 @@ class Leave(_message.Message):
     reason: str
     only_idle: bool
     def __init__(self, names: _Optional[_Iterable[str]] = ..., grace_seconds: _Optional[float] = ..., reason: _Optional[str] = ..., only_idle: _Optional[bool] = ...) -> None: ...
+
+class Ended(_message.Message):
+    __slots__ = ("names",)
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ToAutoscaler(_message.Message):
     __slots__ = ("waiting", "workers", "offers", "tenants", "tasks_left_out")
