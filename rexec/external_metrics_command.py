@@ -1,14 +1,15 @@
-"""`rexec external-metrics`: the figures of a server for the HorizontalPodAutoscalers of a Kubernetes cluster."""
+"""`rexec external-metrics`: the figures of a server for the autoscalers of a Kubernetes cluster."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import click
 
@@ -17,16 +18,10 @@ from rexec.command_line import CONFIG, LEVEL, configured, run
 from rexec.config import Config
 from rexec.tls_settings import TlsSettings
 
-if TYPE_CHECKING:
-    from grpc import aio
-
 LISTENS: Final = "127.0.0.1:8443"
 
-CALL_SECONDS: Final = 4.0
-"""For each server: an API server waits longer than for two of them."""
-
-_RECONNECTS: Final = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 2000))
-"""A server that is back is found by the next question."""
+MAX_CALLS: Final = 200
+"""Of KEDA's at once, streams included."""
 
 
 class CannotAnswer(Exception):
@@ -42,8 +37,8 @@ class CannotAnswer(Exception):
     help="grpc[s]://HOST:PORT of a frontend or the scheduler, and of others to ask if that does not answer.",
 )
 @click.option("--listen", default=LISTENS, metavar="HOST:PORT", help=f"Where HTTPS is answered. [default: {LISTENS}]")
-@click.option("--serving-certificate", required=True, metavar="FILE", help="PEM file of this port's certificate.")
-@click.option("--serving-key", required=True, metavar="FILE", help="PEM file of its private key.")
+@click.option("--serving-certificate", metavar="FILE", help="PEM file of that port's certificate. [default: no HTTPS]")
+@click.option("--serving-key", metavar="FILE", help="PEM file of its private key.")
 @click.option(
     "--front-proxy-ca",
     metavar="FILE",
@@ -56,6 +51,11 @@ class CannotAnswer(Exception):
     metavar="NAME",
     help="Common name of the front proxy's certificate; may be repeated. [default: any that the authority has signed]",
 )
+@click.option(
+    "--keda-listen",
+    metavar="HOST:PORT",
+    help="Answer KEDA's questions there, without TLS and whoever asks. [default: nowhere]",
+)
 @click.option("--tls-ca", metavar="FILE", help="Authorities to trust for grpcs://. [default: the public ones]")
 @click.option("--tls-certificate", metavar="FILE", help="Certificate to show the server, if it wants one.")
 @click.option("--tls-key", metavar="FILE", help="Private key of that certificate.")
@@ -65,10 +65,11 @@ class CannotAnswer(Exception):
 def external_metrics(
     servers: str,
     listen: str,
-    serving_certificate: str,
-    serving_key: str,
+    serving_certificate: str | None,
+    serving_key: str | None,
     front_proxy_ca: str | None,
     front_proxy_names: tuple[str, ...],
+    keda_listen: str | None,
     tls_ca: str | None,
     tls_certificate: str | None,
     tls_key: str | None,
@@ -76,10 +77,11 @@ def external_metrics(
     config: Path | None,
     log_level: str | None,
 ) -> None:
-    """Tell a cluster's HorizontalPodAutoscalers how many workers are wanted.
+    """Tell the autoscalers of a Kubernetes cluster how many workers are wanted.
 
-    Serves external.metrics.k8s.io/v1beta1 for an APIService of the cluster; docs/kubernetes-autoscalers.md has the
-    manifests. `rexec autoscale`, which starts and ends workers itself, needs none of this.
+    Serves external.metrics.k8s.io/v1beta1 for HorizontalPodAutoscalers, behind an APIService of the cluster, and KEDA if its
+    triggers cannot ask the server themselves for want of a token. docs/kubernetes-autoscalers.md has the manifests. `rexec
+    autoscale`, which starts and ends workers itself, needs none of this.
     """
     addresses = tuple(part.strip() for part in servers.split(","))
     for address in addresses:
@@ -87,10 +89,17 @@ def external_metrics(
             channel_target(address)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--server") from error
-    try:
-        host, _port = host_and_port(listen)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--listen") from error
+    for option, where in (("--listen", listen), ("--keda-listen", keda_listen or LISTENS)):
+        try:
+            host_and_port(where)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint=option) from error
+    if bool(serving_certificate) is not bool(serving_key):
+        raise click.UsageError("expected both --serving-certificate and --serving-key, or neither")
+    if not serving_certificate and not keda_listen:
+        raise click.UsageError("expected --serving-certificate and --serving-key, or --keda-listen, or all of them")
+    if front_proxy_ca and not serving_certificate:
+        raise click.UsageError("--front-proxy-ca is given, expected --serving-certificate as well")
     if front_proxy_names and not front_proxy_ca:
         raise click.UsageError("--front-proxy-name is given, expected --front-proxy-ca as well")
     settings = configured(
@@ -104,12 +113,19 @@ def external_metrics(
     from rexec import logs
 
     logs.configure(settings.server)
-    tls = TlsSettings(certificate=serving_certificate, key=serving_key, client_ca=front_proxy_ca or "")
+    tls = TlsSettings(
+        certificate=serving_certificate or "", key=serving_key or "", client_ca=front_proxy_ca or ""
+    )  # fmt: skip
 
-    def ready(port: int) -> None:
-        click.echo(f"rexec answers for external.metrics.k8s.io at https://{host}:{port}, as {servers} says")
-        if not front_proxy_ca and not is_loopback(host):
-            click.echo("  warning: whoever reaches this port reads the figures: see --front-proxy-ca")
+    def ready(ports: Ports) -> None:
+        click.echo(f"rexec tells the figures of {servers}")
+        if ports.https:
+            host = host_and_port(listen)[0]
+            click.echo(f"  for external.metrics.k8s.io at https://{host}:{ports.https}")
+            if not front_proxy_ca and not is_loopback(host):
+                click.echo("  warning: whoever reaches this port reads the figures: see --front-proxy-ca")
+        if keda_listen:
+            click.echo(f"  for KEDA at {host_and_port(keda_listen)[0]}:{ports.keda}")
         sys.stdout.flush()
 
     async def answer() -> None:
@@ -117,8 +133,8 @@ def external_metrics(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        async with answering(addresses, settings, listen, tls, front_proxy_names) as port:
-            ready(port)
+        async with answering(addresses, settings, listen, tls, front_proxy_names, keda_listen or "") as ports:
+            ready(ports)
             await stop.wait()
 
     try:
@@ -127,72 +143,45 @@ def external_metrics(
         raise click.ClickException(str(error)) from error
 
 
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where it answers; 0: not at all."""
+
+    https: int = 0
+    keda: int = 0
+
+
 @asynccontextmanager
 async def answering(
-    servers: Sequence[str], config: Config, listen: str, tls: TlsSettings, front_proxy_names: Sequence[str] = ()
-) -> AsyncIterator[int]:
-    """Answer at https://LISTEN meanwhile; gives the port. Raises CannotAnswer."""
+    servers: Sequence[str],
+    config: Config,
+    listen: str,
+    tls: TlsSettings,
+    front_proxy_names: Sequence[str] = (),
+    keda_listen: str = "",
+) -> AsyncIterator[Ports]:
+    """Answer at https://LISTEN meanwhile, if `tls` has a certificate, and KEDA if it is said where. Raises CannotAnswer."""
+    from protos.keda import externalscaler_pb2
+    from rexec.asked_schedulers import AskedSchedulers, PassedOn
     from rexec.auth.credentials import AuthUnusable
     from rexec.connection import CannotConnect
     from rexec.external_metrics_port import MetricsPort
+    from rexec.rpc import RpcServer
 
+    https = keda = 0
     async with AsyncExitStack() as stack:
         try:
-            source = _Schedulers(servers, config)
+            source = AskedSchedulers(servers, config.connection)
             stack.push_async_callback(source.close)
-            port = await stack.enter_async_context(MetricsPort(tls, front_proxy_names, source.ask).listening(listen))
+            if tls.enabled:
+                port = MetricsPort(tls, front_proxy_names, source.figure)
+                https = await stack.enter_async_context(port.listening(listen))
+            if keda_listen:
+                server = RpcServer(max_calls=MAX_CALLS)
+                server.add(externalscaler_pb2, "ExternalScaler", PassedOn(source))
+                keda = server.listen(keda_listen)
+                await server.start()
+                stack.push_async_callback(server.stop, 0)
         except (AuthUnusable, CannotConnect, OSError, ValueError) as error:
             raise CannotAnswer(str(error)) from error
-        yield port
-
-
-class _Schedulers:
-    """Servers that say the same; the one that answered last is asked first."""
-
-    def __init__(self, servers: Sequence[str], config: Config) -> None:
-        """Raises CannotConnect and ValueError."""
-        from rexec.connection import headers, open_channel
-
-        self._servers: list[tuple[str, aio.Channel, Any]] = []
-        for server in servers:
-            shown = headers(server, config.connection)
-            self._servers.append((server, open_channel(server, config.connection, _RECONNECTS), shown))
-
-    async def ask(self, metric: str, labels: Mapping[str, str]) -> float:
-        """See rexec.external_metrics.Ask."""
-        import grpc
-
-        from cas.errors import MalformedRequest
-        from protos.keda import externalscaler_pb2 as keda_pb2
-        from protos.methods import methods_of
-        from rexec.external_metrics import Unanswered
-
-        method = methods_of(keda_pb2, "ExternalScaler")["GetMetrics"]
-        request = keda_pb2.GetMetricsRequest(
-            scaledObjectRef=keda_pb2.ScaledObjectRef(scalerMetadata=labels), metricName=metric
-        )
-        said = ""
-        for entry in list(self._servers):
-            server, channel, shown = entry
-            call: Any = channel.unary_unary(
-                method.path, method.request_type.SerializeToString, method.response_type.FromString
-            )
-            try:
-                answer = await call(request, timeout=CALL_SECONDS, metadata=tuple(shown))
-            except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                    raise MalformedRequest(error.details() or "") from error
-                said = f"{server} does not say: {error.code().name}: {error.details()}"
-                continue
-            except (OSError, ValueError) as error:  # the token's file
-                said = f"{server} is not asked: {error}"
-                continue
-            self._servers.remove(entry)
-            self._servers.insert(0, entry)
-            return float(answer.metricValues[0].metricValueFloat)
-        raise Unanswered(said)
-
-    async def close(self) -> None:
-        """Give the connections up."""
-        for _server, channel, _shown in self._servers:
-            await channel.close()
+        yield Ports(https, keda)

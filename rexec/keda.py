@@ -4,7 +4,7 @@ A trigger says which workers its Deployment has (rexec/asked_pool.py). Its figur
 (rexec/wanted_workers.py), with a target of 1, so that it is the number of replicas. The other figures are for a
 HorizontalPodAutoscaler, whose questions rexec/external_metrics.py passes on to this service.
 
-Whoever may execute sees the load of his instances; who may use some instances only has to name one of them.
+Whoever may execute or operate sees the load of his instances; who may use some instances only has to name one of them.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class ExternalScalerService:
 def checked(ref: keda_pb2.ScaledObjectRef, identity: Identity) -> AskedPool:
     """Which pool is asked about. Raises NotAllowed and MalformedRequest."""
     allowed = identity.instance_names
-    if not identity.may_execute or (allowed is not None and not allowed):
+    if not (identity.may_execute or identity.may_operate) or (allowed is not None and not allowed):
         raise NotAllowed("not allowed")
     asked = asked_pool(ref.scalerMetadata)
     if allowed is not None:

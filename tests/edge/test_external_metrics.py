@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from click.testing import CliRunner
+from grpc import aio
 
 from cas.errors import MalformedRequest
+from protos.keda import externalscaler_pb2 as keda_pb2
+from protos.methods import methods_of
 from rexec.cli import main
-from rexec.config import Config
+from rexec.config import Config, parse
 from rexec.external_metrics import GROUP_VERSION, Answer, Unanswered, answer, quantity, selected
 from rexec.external_metrics_command import CannotAnswer, answering
 from rexec.external_metrics_port import MAX_CONNECTIONS, MAX_HEAD_BYTES, MetricsPort
@@ -25,7 +30,7 @@ from rexec.keda import FIGURES, WANTED
 from rexec.scheduler_role import running_scheduler
 from rexec.tls_settings import TlsSettings
 from tests.edge.certificates import Authority, Pair
-from tests.edge.test_roles import frontend_config, scheduler_config
+from tests.edge.test_roles import ask, frontend_config, scheduler_config
 from tests.edge.test_server import free_port
 
 GUARD_SECONDS = 30
@@ -339,12 +344,12 @@ async def test_figures_are_the_schedulers_through_whichever_server_answers(tmp_p
         where = f"grpc://{scheduler.addresses[0]}"
         async with running_frontend(frontend_config(where)) as frontend:
             servers = nobody, f"grpc://{frontend.addresses[0]}"
-            async with answering(servers, Config(), "127.0.0.1:0", tls) as port:
+            async with answering(servers, Config(), "127.0.0.1:0", tls) as ports:
                 for _ in range(2):
-                    status, body = await get(port, trusting(authority), path)
+                    status, body = await get(ports.https, trusting(authority), path)
                     assert (status, body["items"][0]["value"]) == (200, "0")
-    async with answering([nobody], Config(), "127.0.0.1:0", tls) as port:
-        status, body = await get(port, trusting(authority), path)
+    async with answering([nobody], Config(), "127.0.0.1:0", tls) as ports:
+        status, body = await get(ports.https, trusting(authority), path)
         assert status == 503
         assert nobody in body["message"]
 
@@ -357,20 +362,75 @@ async def test_files_that_are_not_there_and_a_port_that_is_taken_are_named(tmp_p
     with pytest.raises(CannotAnswer, match="absent"):
         async with answering(["127.0.0.1:1"], Config(), "127.0.0.1:0", absent):
             raise AssertionError("it answers")
-    async with answering(["127.0.0.1:1"], Config(), "127.0.0.1:0", tls) as port:
+    async with answering(["127.0.0.1:1"], Config(), "127.0.0.1:0", tls) as ports:
         with pytest.raises(CannotAnswer):
-            async with answering(["127.0.0.1:1"], Config(), f"127.0.0.1:{port}", tls):
+            async with answering(["127.0.0.1:1"], Config(), f"127.0.0.1:{ports.https}", tls):
                 raise AssertionError("it answers")
 
 
-def test_wrong_options_are_named(tmp_path: Path) -> None:
-    files = ("--serving-certificate", "c", "--serving-key", "k")
-    for options, named in (
-        (("--server", "http://x:1"), "http"),
-        (("--server", "x:1", "--listen", "nowhere"), "nowhere"),
-        (("--server", "x:1", "--front-proxy-name", "me"), "--front-proxy-ca"),
-        (("--server", "x:1"), "c and k cannot be used"),
+async def test_keda_asks_with_the_token_of_the_process(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("sesame")
+    sha256 = hashlib.sha256(b"sesame").hexdigest()
+    (tmp_path / "tokens.toml").write_text(f'[[token]]\nidentity = "me"\nsha256 = "{sha256}"\nrights = ["operate"]\n')
+    tokens = f'[auth.tokens]\nfile = "{tmp_path}/tokens.toml"'
+    config = parse(f'[connection]\ntoken_file = "{tmp_path}/token"')
+    linux = keda_pb2.ScaledObjectRef(scalerMetadata={"pool": "linux", "scalerAddress": "x:1"})
+    nobody = f"grpc://127.0.0.1:{free_port()}"
+    method = methods_of(keda_pb2, "ExternalScaler")["StreamIsActive"]
+    async with asyncio.timeout(2 * GUARD_SECONDS), AsyncExitStack() as stack:
+        scheduler = running_scheduler(scheduler_config(tmp_path / "state", tokens))
+        where = f"grpc://{(await stack.enter_async_context(scheduler)).addresses[0]}"
+        process = answering([nobody, where], config, "", TlsSettings(), keda_listen="127.0.0.1:0")
+        ports = await stack.enter_async_context(process)
+        assert ports.https == 0
+        channel = await stack.enter_async_context(aio.insecure_channel(f"127.0.0.1:{ports.keda}"))
+        direct = await stack.enter_async_context(aio.insecure_channel(where.removeprefix("grpc://")))
+        with pytest.raises(aio.AioRpcError) as refusal:
+            await ask(direct, keda_pb2, "ExternalScaler", "IsActive", linux)
+        assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        told: Any = channel.unary_stream(
+            method.path, method.request_type.SerializeToString, method.response_type.FromString
+        )(linux)
+        assert not (await told.read()).result
+        assert not (await ask(channel, keda_pb2, "ExternalScaler", "IsActive", linux)).result
+        assert len((await ask(channel, keda_pb2, "ExternalScaler", "GetMetricSpec", linux)).metricSpecs) == 1
+        with pytest.raises(aio.AioRpcError) as refusal:
+            await ask(channel, keda_pb2, "ExternalScaler", "GetMetrics", keda_pb2.GetMetricsRequest(metricName="cpu"))
+        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        told.cancel()
+
+
+async def test_keda_is_told_that_no_server_answers(tmp_path: Path) -> None:
+    nobody = f"grpc://127.0.0.1:{free_port()}"
+    method = methods_of(keda_pb2, "ExternalScaler")["StreamIsActive"]
+    linux = keda_pb2.ScaledObjectRef(scalerMetadata={"pool": "linux"})
+    async with (
+        asyncio.timeout(GUARD_SECONDS),
+        answering([nobody], Config(), "", TlsSettings(), keda_listen="127.0.0.1:0") as ports,
+        aio.insecure_channel(f"127.0.0.1:{ports.keda}") as channel,
     ):
-        ended = CliRunner().invoke(main, ["external-metrics", *files, *options])
+        stream: Any = channel.unary_stream(
+            method.path, method.request_type.SerializeToString, method.response_type.FromString
+        )
+        for call in (ask(channel, keda_pb2, "ExternalScaler", "IsActive", linux), stream(linux).read()):
+            with pytest.raises(aio.AioRpcError) as refusal:
+                await call
+            assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert nobody in str(refusal.value.details())
+
+
+def test_wrong_options_are_named(tmp_path: Path) -> None:
+    certificate, key = ("--serving-certificate", "c"), ("--serving-key", "k")
+    for options, named in (
+        (("--server", "http://x:1", *certificate, *key), "http"),
+        (("--server", "x:1", "--listen", "nowhere", *certificate, *key), "nowhere"),
+        (("--server", "x:1", "--keda-listen", "nowhere"), "nowhere"),
+        (("--server", "x:1", "--front-proxy-name", "me", *certificate, *key), "--front-proxy-ca"),
+        (("--server", "x:1", "--front-proxy-ca", "f", "--keda-listen", "x:1"), "--serving-certificate"),
+        (("--server", "x:1", *certificate), "--serving-key"),
+        (("--server", "x:1"), "--keda-listen"),
+        (("--server", "x:1", *certificate, *key), "c and k cannot be used"),
+    ):
+        ended = CliRunner().invoke(main, ["external-metrics", *options])
         assert ended.exit_code != 0
         assert named in ended.output

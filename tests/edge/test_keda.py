@@ -141,14 +141,16 @@ async def test_an_unknown_figure_and_nonsense_in_the_metadata_are_refused_by_nam
             await call(ref(slotsPerWorker="many"), EVERYBODY)
 
 
-async def test_who_may_not_execute_sees_nothing_and_others_their_instances(world: World) -> None:
+async def test_who_may_neither_execute_nor_operate_sees_nothing_and_others_their_instances(world: World) -> None:
     service = ExternalScalerService(world.broker)
 
     async def asked(identity: Identity, **metadata: str) -> None:
         await service.GetMetricSpec(ref(**metadata), RequestContext(identity=identity))
 
     with pytest.raises(NotAllowed):
-        await asked(Identity(may_execute=False))
+        await asked(Identity(may_execute=False, may_operate=False))
+    await asked(Identity(may_execute=False))
+    await asked(Identity(may_operate=False))
     with pytest.raises(NotAllowed):
         await asked(Identity(instance_names=frozenset()), instance="")
     one = Identity(instance_names=frozenset({"mine"}))
