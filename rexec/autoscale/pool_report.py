@@ -13,6 +13,10 @@ from rexec.autoscale.view import Member, MemberState, PoolView
 
 MAX_PROPERTIES: Final = 100
 """Of one pool; the scheduler takes no more."""
+MAX_ALL_PROPERTIES: Final = 10_000
+"""Of all pools, patterns too; the scheduler takes no more, and would end the stream."""
+MAX_CHARACTERS: Final = 4096
+"""Of the name and the value of a property, likewise."""
 
 
 def pool_report(
@@ -25,7 +29,8 @@ def pool_report(
 ) -> autoscaling_pb2.Pools:
     """All pools. `problems` by pool, `costs` since midnight by entry of the configuration.
 
-    The pools of images come before the entries that they belong to, so that work is told of the one that is its own.
+    The pools of images come before the entries that they belong to, so that work is told of the one that is its own. Those for
+    which there is no room are left out: clients choose how many there are, and their entries stand for them.
     """
     counts: dict[str, dict[MemberState, int]] = {}
     for member in members:
@@ -33,10 +38,20 @@ def pool_report(
         states[member.state] = states.get(member.state, 0) + 1
     report = autoscaling_pb2.Pools()
     by_name = {family.name: family for family in families}
+    patterns = sum(len(family.container_images[:MAX_PROPERTIES]) for family in families)
+    most = min(MAX_PROPERTIES, max(0, MAX_ALL_PROPERTIES - patterns) // max(1, len(families)))
+    room = MAX_ALL_PROPERTIES - patterns - most * len(families)
     for pool in pools:
+        of_image = pool.name != pool.family
+        pairs = _shown(pool, by_name[pool.family].properties if pool.family in by_name else {})
+        pairs = pairs[: MAX_PROPERTIES if of_image else most]
+        if of_image:
+            if len(pairs) > room:
+                continue
+            room -= len(pairs)
         states = counts.get(pool.name, {})
         decision = decisions.get(pool.name)
-        cost = costs.get(pool.family, 0.0) if pool.name == pool.family else 0.0
+        cost = 0.0 if of_image else costs.get(pool.family, 0.0)
         said = report.pools.add(
             name=pool.name,
             instance_names=sorted(pool.offer.instance_names),
@@ -54,20 +69,21 @@ def pool_report(
             price_per_hour=pool.price_per_hour,
             cost_today=round(cost, 2),
         )
-        configured = by_name[pool.family].properties if pool.family in by_name else {}
-        # Of too many those stay that somebody has written down.
-        pairs = sorted(
-            pool.offer.pairs, key=lambda pair: (pair[0] not in configured and pair[0] != IMAGE_PROPERTY, pair)
-        )
-        for name, value in pairs[:MAX_PROPERTIES]:
+        for name, value in pairs:
             said.properties.add(name=name, value=value)
     for family in families:
         if family.container_images:
-            _add_family(report, family, problems.get(family.name, ""), costs.get(family.name, 0.0))
+            _add_family(report, family, problems.get(family.name, ""), costs.get(family.name, 0.0), most)
     return report
 
 
-def _add_family(report: autoscaling_pb2.Pools, family: PoolSettings, problem: str, cost: float) -> None:
+def _shown(pool: PoolView, configured: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """What a pool offers. Of too many those come first that somebody has written down."""
+    pairs = [pair for pair in pool.offer.pairs if pair[0] and len(pair[0]) + len(pair[1]) <= MAX_CHARACTERS]
+    return sorted(pairs, key=lambda pair: (pair[0] != IMAGE_PROPERTY, pair[0] not in configured, pair))
+
+
+def _add_family(report: autoscaling_pb2.Pools, family: PoolSettings, problem: str, cost: float, most: int) -> None:
     """The entry that takes every image which a pattern fits. It has no workers itself."""
     offer = Shape(family.name, family).offer(None)
     said = report.pools.add(
@@ -82,7 +98,7 @@ def _add_family(report: autoscaling_pb2.Pools, family: PoolSettings, problem: st
         price_per_hour=family.price_per_hour,
         cost_today=round(cost, 2),
     )
-    for name, value in sorted(offer.pairs)[:MAX_PROPERTIES]:
+    for name, value in sorted(offer.pairs, key=lambda pair: (pair[0] not in family.properties, pair))[:most]:
         said.properties.add(name=name, value=value)
     for pattern in family.container_images[:MAX_PROPERTIES]:
         said.patterns.add(name=IMAGE_PROPERTY, value=pattern)

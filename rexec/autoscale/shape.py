@@ -1,12 +1,13 @@
 """The pools that there are: those of the configuration, and for each container image that is asked for one of its own.
 
 Pools with `container_images` have no workers themselves. Each image that work waits for, or a worker was started for, makes a
-pool below them: POOL-xxxxxxxx, with the image among its properties as the action wrote it.
+pool below them: POOL-xxxxxxxxxxxxxxxx, with the image among its properties as the action wrote it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Final
@@ -31,6 +32,13 @@ ASSUMED: Final[dict[str, tuple[str, ...]]] = {
 }
 """What a worker finds out about its machine (rexec/worker/machine.py) if that is Linux on x86-64; configured values replace
 these, as they do there."""
+
+_IMAGE: Final = re.compile(r"[A-Za-z0-9\[](?:[A-Za-z0-9_\[\]:@+-]|\.(?!\.)|/(?!/)){0,599}")
+"""What may be the name of an image, with registry, tag and digest; longer ones there are none (OCI distribution)."""
+
+_NAME_DIGITS: Final = 16
+"""Of the hash of an image in the name of its pool. So many that nobody finds an image whose pool has the name of another's, and
+as many as there is room for in the names of pods."""
 
 _POD_RESERVE_BYTES: Final = 512 << 20
 """What a worker keeps from actions of its container's memory, never more than half of it ([worker] memory_reserve_bytes)."""
@@ -79,15 +87,15 @@ def configured_resources(settings: PoolSettings) -> tuple[int, int]:
 
 def image_pool(family: PoolSettings, image: str) -> Shape:
     """The pool for an image below `family`."""
-    name = f"{family.name}-{hashlib.sha256(image.encode()).hexdigest()[:8]}"
+    name = f"{family.name}-{hashlib.sha256(image.encode()).hexdigest()[:_NAME_DIGITS]}"
     properties = {**family.properties, IMAGE_PROPERTY: [image]}
     return Shape(name, msgspec.structs.replace(family, properties=properties), image)
 
 
 def allows(family: PoolSettings, image: str) -> bool:
-    """Whether one of its patterns fits the image."""
+    """Whether one of its patterns fits the image, and no container runtime would refuse its name."""
     bare = image.removeprefix(IMAGE_SCHEME)
-    return bool(bare) and any(
+    return _IMAGE.fullmatch(bare) is not None and any(
         fnmatchcase(bare, pattern) or fnmatchcase(image, pattern) for pattern in family.container_images
     )
 

@@ -38,6 +38,9 @@ IMAGE_PROPERTY: Final = "container-image"
 IMAGE_SCHEME: Final = "docker://"
 """Values of that property begin with it in some clients' settings; patterns are of what follows."""
 
+_IMAGE: Final = re.compile(r"[A-Za-z0-9\[](?:[A-Za-z0-9_\[\]:@+-]|\.(?!\.)|/(?!/)){0,599}")
+"""What may be the name of an image, with registry, tag and digest; longer ones there are none (OCI distribution)."""
+
 
 class Pattern(msgspec.Struct, frozen=True):
     """A property whose value is matched by a pattern: * and ? stand for anything."""
@@ -50,9 +53,10 @@ class Pattern(msgspec.Struct, frozen=True):
         if name != self.name:
             return False
         matches = _compiled(self.pattern).match
-        if matches(value) is not None:
-            return True
-        return name == IMAGE_PROPERTY and matches(value.removeprefix(IMAGE_SCHEME)) is not None
+        if name != IMAGE_PROPERTY:
+            return matches(value) is not None
+        bare = value.removeprefix(IMAGE_SCHEME)
+        return _IMAGE.fullmatch(bare) is not None and (matches(bare) is not None or matches(value) is not None)
 
 
 @lru_cache(maxsize=2048)

@@ -369,7 +369,7 @@ async def test_an_image_that_work_asks_for_gets_a_pool_of_its_own() -> None:
         assert {machine.pool for machine in fleet.machines.machines().values()} == {"images"}
         (name,) = set(fleet.source.pools) - {"images"}
         assert name.startswith("images-")
-        assert len(name) == len("images-") + 8
+        assert len(name) == len("images-") + 16
         assert all(machine.startswith(f"{name}-") for machine in fleet.names)
         settings = next(iter(fleet.machines.settings.values()))
         assert settings.name == "images"
