@@ -9,6 +9,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+# Tests wait more than they compute: a file to each of so many processes, for two cores. Add -n0 to ARGS for one at a time.
+UNIT_TESTS := -n 3 --dist loadfile
+INTEGRATION_TESTS := -n 2 --dist loadfile
 
 .PHONY: serve test check unit integration test-kubernetes nightly clients venv format protos bench clean
 
@@ -35,13 +38,13 @@ check: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest tests
+	$(BIN)/pytest tests $(UNIT_TESTS)
 
 unit: $(DEV_STAMP)
-	$(BIN)/pytest tests $(ARGS)
+	$(BIN)/pytest tests $(UNIT_TESTS) $(ARGS)
 
 integration: $(DEV_STAMP) clients
-	$(BIN)/pytest integration --ignore=integration/kubernetes $(ARGS)
+	$(BIN)/pytest integration --ignore=integration/kubernetes $(INTEGRATION_TESTS) $(ARGS)
 
 # What it needs it says: an API server is not something to start without being asked.
 test-kubernetes: $(DEV_STAMP) clients

@@ -57,12 +57,12 @@ def awaited(channel: grpc.Channel, name: str) -> re_pb2.ExecuteResponse:
 def blob(channel: grpc.Channel, digest: re_pb2.Digest) -> bytes:
     """A small blob of the store. Raises AssertionError when it is not there."""
     read = _CAS["BatchReadBlobs"]
-    (answer,) = channel.unary_unary(read.path, read.request_type.SerializeToString, read.response_type.FromString)(
-        re_pb2.BatchReadBlobsRequest(digests=[digest]), timeout=CALL_SECONDS
-    ).responses
+    response = channel.unary_unary(
+        read.path, re_pb2.BatchReadBlobsRequest.SerializeToString, re_pb2.BatchReadBlobsResponse.FromString
+    )(re_pb2.BatchReadBlobsRequest(digests=[digest]), timeout=CALL_SECONDS)
+    (answer,) = response.responses
     assert answer.status.code == 0, answer.status
-    data: bytes = answer.data
-    return data
+    return answer.data
 
 
 def _digest(message: Any) -> Digest:

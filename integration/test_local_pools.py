@@ -189,7 +189,7 @@ def test_what_a_killed_worker_ran_starts_again_without_the_grace(one: Server, tm
         return [float(line) for line in starts.read_text().split()] if starts.exists() else []
 
     def kill_it() -> None:
-        wait_until(started, "the first start", 60)
+        wait_until(lambda: bool(started()), "the first start", 60)
         (worker,) = workers_below(one.process.pid)
         killed_at.append(time.time())
         one.kill_worker(worker)
