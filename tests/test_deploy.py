@@ -7,6 +7,7 @@ import copy
 import hashlib
 import re
 import shlex
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -22,10 +23,10 @@ from rexec.auth.authentication import Authentication
 from rexec.auth.settings import AuthSettings, TokenSettings
 from rexec.autoscale.settings import PoolKind
 from rexec.cli import main
-from rexec.config import load
+from rexec.config import load, parse
 from tests.kubernetes_installation import Installation, objects, selects, worker_pods
 from tests.kubernetes_schema import problems
-from tests.kustomized import KUBERNETES, KUSTOMIZATIONS, Manifest, secrets
+from tests.kustomized import KUBERNETES, KUSTOMIZATIONS, Manifest, rendered, secrets
 
 HTTP_PORT = 8982
 _ADDRESS = re.compile(r"(grpcs?)://([a-z0-9.-]+):(\d+)")
@@ -377,6 +378,21 @@ def test_every_file_is_used() -> None:
         if file.is_file() and file.suffix in (".yaml", ".toml") and "examples" not in file.parts
     }
     assert files - used == set()
+
+
+def test_what_the_guide_has_in_a_directory_of_ones_own_is_taken(tmp_path: Path) -> None:
+    guide = (KUBERNETES.parent.parent / "docs" / "kubernetes.md").read_text()
+    (script,) = re.findall(r"```sh\n(.*?)```", guide, re.DOTALL)
+    shutil.copytree(KUBERNETES, tmp_path / "deploy" / "kubernetes")
+    subprocess.run(["bash", "-euc", script], cwd=tmp_path, check=True, timeout=60)
+    manifests = list(rendered(tmp_path / "mine"))
+    (server,) = [made for made in manifests if made["kind"] == "Deployment"]
+    spec = server["spec"]["template"]["spec"]
+    assert [container["image"] for container in spec["containers"]] == ["REGISTRY/rexec:1"]
+    (config,) = [made for made in manifests if "rexec.toml" in made.get("data", {})]
+    assert {"name": "config", "configMap": {"name": config["metadata"]["name"]}} in spec["volumes"]
+    (pool,) = parse(config["data"]["rexec.toml"]).autoscale.pools
+    assert pool.image == "REGISTRY/rexec-worker:1"
 
 
 def test_the_script_says_what_it_wants() -> None:

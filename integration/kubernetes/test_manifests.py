@@ -348,6 +348,12 @@ async def test_what_was_applied_runs_actions_on_pods_that_come_and_go(
             assert result.execution_metadata.worker in workers
             made = workers[result.execution_metadata.worker]
             assert owner == "{kind} {name}".format_map(made["metadata"]["ownerReferences"][0])
+            said = kubectl(
+                *("drain", made["spec"]["nodeName"], "--dry-run=client"),
+                *("--ignore-daemonsets", "--delete-emptydir-data"),
+                kubeconfig=cluster.kubeconfig,
+            )
+            assert f"/{made['metadata']['name']} " in said
             assert made["spec"]["serviceAccountName"] == "rexec-worker"
             assert made["spec"]["automountServiceAccountToken"] is False
 
