@@ -147,21 +147,23 @@ def workers(
     """
     settings = settings_of(connection)
     from protos.rexec.scheduler.v1 import status_pb2
+    from rexec.no_workers import no_workers
     from rexec.ps_command import worker_lines
     from rexec.status_client import status_client
-    from rexec.status_text import json_line
+    from rexec.status_text import harmless, json_line
 
     request = status_pb2.FindWorkersRequest(instances=instances_of(instances))
 
     async def show() -> None:
         async with status_client(server, settings) as client:
             found = [worker async for worker in client.every_worker(request)]
+            if not found and not as_json:
+                overview = await client.overview(status_pb2.GetOverviewRequest(instances=instances_of(instances)))
+                click.echo(f"rexec: {harmless(no_workers(overview))}", err=True)
         if as_json:
             echo_lines([json_line(worker) for worker in found])
         elif found:
             echo_lines(worker_lines(found, None if wide else terminal_width()))
-        else:
-            click.echo("rexec: no worker is attached; start one with  rexec worker --server ...", err=True)
 
     run_shown(show)
 

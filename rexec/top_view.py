@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from protos.rexec.scheduler.v1 import status_pb2
+from rexec.no_workers import named_pools
 from rexec.status_text import duration, harmless, money
 
 MAX_PLATFORMS = 8
@@ -66,6 +67,8 @@ def _workers(overview: status_pb2.Overview) -> Text:
         if count.state == status_pb2.READY:
             slots += count.slots
         busy += count.busy_slots
+    if not states and (pools := named_pools(overview)):
+        return _text(f"workers   none; {pools}")
     return _text(f"workers   {', '.join(states) or 'none'}; {busy} of {slots} slots busy")
 
 

@@ -22,9 +22,11 @@ from rich.console import Console
 
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.grpc.health.v1 import health_pb2
-from protos.rexec.scheduler.v1 import status_pb2
+from protos.methods import methods_of
+from protos.rexec.scheduler.v1 import autoscaling_pb2, status_pb2
 from rexec.cli import main
 from rexec.health import Health
+from rexec.no_workers import MAX_POOLS, named_pools
 from rexec.rpc import RpcServer
 from rexec.top_view import view
 from tests.edge.test_rights import REAPI, queued, serving, token
@@ -142,6 +144,37 @@ async def test_top_without_a_terminal_is_shown_once_and_says_so(tmp_path: Path) 
         none = await told("workers", *served.who("builder"))
         assert (none.status, none.output) == (0, "")
         assert "no worker is attached" in none.errors
+
+
+async def test_without_workers_the_pools_that_could_have_some_are_named(tmp_path: Path) -> None:
+    async with serving(tmp_path) as (server, channel):
+        who = Served(f"grpc://{server.addresses[0]}", "", tmp_path).who("everything")
+        assert "start one with  rexec worker" in (await told("workers", *who)).errors
+        method = methods_of(autoscaling_pb2, "Autoscaling")["Follow"]
+        follow: Any = channel.stream_stream(
+            method.path, method.request_type.SerializeToString, method.response_type.FromString
+        )
+        stream = follow(metadata=(("authorization", f"Bearer {token('everything')}"),))
+        pools = [
+            autoscaling_pb2.Pool(name="linux", slots=1, max=8),
+            autoscaling_pb2.Pool(name="gpu", slots=1, max=2, target=1, starting=1),
+        ]
+        await stream.write(autoscaling_pb2.FromAutoscaler(pools=autoscaling_pb2.Pools(pools=pools)))
+        await stream.read()
+        said = "pools: gpu (0 of at most 2, 1 on the way), linux (0 of at most 8)"
+        shown = await told("workers", *who)
+        assert (shown.status, shown.output) == (0, "")
+        assert shown.errors == f"rexec: no worker is attached; {said}\n"
+        assert f"workers   none; {said}" in (await told("top", "--once", *who)).output
+        stream.cancel()
+
+
+def test_of_many_pools_only_some_are_named() -> None:
+    overview = status_pb2.Overview(pools_left_out=3)
+    for number in range(MAX_POOLS + 2):
+        overview.pools.add(name=f"pool-{number}", max=1, autoscaler_away=number == 0)
+    assert named_pools(overview).startswith("pools: pool-0 (0 of at most 1, its autoscaler is away), pool-1 ")
+    assert named_pools(overview).endswith("pool-7 (0 of at most 1), and 5 more")
 
 
 async def test_top_on_a_terminal_is_drawn_until_a_key_ends_it(tmp_path: Path) -> None:
