@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from enum import StrEnum
 from typing import Final
@@ -13,6 +12,28 @@ POOL_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 """Part of the names of pods (RFC 1123 labels), with room for what makes each of them different."""
 
 LARGEST_POOL: Final = 10_000
+MAX_POOLS: Final = 400
+"""In one configuration: the scheduler takes no more than 1,000, and container images have some of those."""
+MAX_PROPERTIES: Final = 100
+"""Of one pool, each value counted; as many patterns, and instances. Of longer lists the scheduler would be told a part."""
+MAX_PATTERNS: Final = 2000
+"""Of all pools."""
+MAX_PROPERTY_CHARACTERS: Final = 4096
+"""Of a name with its value: what an action may ask for."""
+MAX_PATTERN_CHARACTERS: Final = 255
+
+MAX_SLOTS: Final = 4096
+MAX_CORES: Final = 100_000.0
+MAX_BYTES: Final = 1 << 50
+"""1 PiB. These three are what the scheduler believes of a worker."""
+DAY_SECONDS: Final = 86_400.0
+MAX_DRAIN_SECONDS: Final = 7 * DAY_SECONDS
+"""The scheduler gives no worker longer to leave."""
+MAX_IDLE_SECONDS: Final = 365 * DAY_SECONDS
+MAX_PRICE: Final = 1e6
+MAX_COST: Final = 1e9
+_IMAGE_PROPERTY: Final = "container-image"
+"""As in rexec/autoscale/shape.py."""
 
 
 class PoolKind(StrEnum):
@@ -79,24 +100,56 @@ class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             raise ValueError(
                 f"name is {self.name[:80]!r}, expected 1 to 40 lower-case letters, digits and '-', not first or last"
             )
-        for name in ("target_wait_seconds", "start_timeout_seconds"):
-            _require(name, getattr(self, name), above=True)
-        for name in ("cpu", "idle_seconds", "start_seconds", "drain_seconds", "price_per_hour", "max_cost_per_day"):
-            _require(name, getattr(self, name))
+        _require("target_wait_seconds", self.target_wait_seconds, DAY_SECONDS, least=0.001)
+        _require("start_timeout_seconds", self.start_timeout_seconds, DAY_SECONDS, least=1.0)
+        _require("start_seconds", self.start_seconds, DAY_SECONDS)
+        _require("idle_seconds", self.idle_seconds, MAX_IDLE_SECONDS)
+        _require("drain_seconds", self.drain_seconds, MAX_DRAIN_SECONDS)
+        _require("cpu", self.cpu, MAX_CORES)
+        _require("memory_bytes", self.memory_bytes, MAX_BYTES)
+        _require("disk_bytes", self.disk_bytes, MAX_BYTES)
+        _require("price_per_hour", self.price_per_hour, MAX_PRICE)
+        _require("max_cost_per_day", self.max_cost_per_day, MAX_COST)
         if not 0 <= self.min <= LARGEST_POOL:
             raise ValueError(f"min is {self.min}, expected 0 to {LARGEST_POOL}")
         if not max(1, self.min) <= self.max <= LARGEST_POOL:
             raise ValueError(f"max is {self.max}, expected {max(1, self.min)} to {LARGEST_POOL}")
-        if self.slots < 1:
-            raise ValueError(f"slots is {self.slots}, expected 1 or more")
-        if self.memory_bytes < 0 or self.disk_bytes < 0:
-            raise ValueError("memory_bytes or disk_bytes is negative, expected 0 or more")
+        if not 1 <= self.slots <= MAX_SLOTS:
+            raise ValueError(f"slots is {self.slots}, expected 1 to {MAX_SLOTS}")
+        if self.image != self.image.strip() or not self.image.isprintable():
+            raise ValueError(
+                f"image is {self.image[:80]!r}, expected no space around it and nothing that cannot be printed"
+            )
+        self._require_properties()
         if self.container_images and self.min:
             raise ValueError(f"min is {self.min}, expected 0: no image is known before an action asks for one")
         if self.container_images and self.kind is PoolKind.LOCAL:
             raise ValueError("container_images is set, expected kind = 'kubernetes': a process has no image")
         if self.price_per_hour == 0 and self.max_cost_per_day > 0:
             raise ValueError("max_cost_per_day is set, expected price_per_hour as well")
+
+    def _require_properties(self) -> None:
+        # Of the pool of an image that is made of this one the image comes on top.
+        names = [name for name in self.properties if not (name == _IMAGE_PROPERTY and self.container_images)]
+        pairs = [(name, value) for name in names for value in self.properties[name]]
+        for what, number in (
+            ("properties", len(pairs)),
+            ("container_images", len(self.container_images)),
+            ("instance_names", len(self.instance_names)),
+        ):
+            if number > MAX_PROPERTIES:
+                raise ValueError(f"{what} has {number} values, expected at most {MAX_PROPERTIES}")
+        for name, value in pairs:
+            if not name or len(name) + len(value) > MAX_PROPERTY_CHARACTERS:
+                raise ValueError(
+                    f"properties has {name[:80]!r} with {len(value)} characters, expected a name, and at most"
+                    f" {MAX_PROPERTY_CHARACTERS} characters together"
+                )
+        for pattern in self.container_images:
+            if not 1 <= len(pattern) <= MAX_PATTERN_CHARACTERS:
+                raise ValueError(
+                    f"container_images has {pattern[:80]!r}, expected patterns of 1 to {MAX_PATTERN_CHARACTERS} characters"
+                )
 
 
 class TenantBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -111,7 +164,7 @@ class TenantBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         """Refuse values that cannot work, naming them."""
         if self.max_slots < 0:
             raise ValueError(f"max_slots is {self.max_slots}, expected 0 or more")
-        _require("max_cost_per_day", self.max_cost_per_day)
+        _require("max_cost_per_day", self.max_cost_per_day, MAX_COST)
 
 
 class AutoscaleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -138,13 +191,29 @@ class AutoscaleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"pools has {twice[0]!r} twice, expected each name once")
+        if len(names) > MAX_POOLS:
+            raise ValueError(f"{len(names)} pools are configured, expected at most {MAX_POOLS}")
+        patterns = sum(len(pool.container_images) for pool in self.pools)
+        if patterns > MAX_PATTERNS:
+            raise ValueError(f"pools have {patterns} container_images, expected at most {MAX_PATTERNS} together")
+        for family in self.pools:
+            taken = re.compile(f"{family.name}-[0-9a-f]{{16}}").fullmatch
+            hidden = next(filter(taken, names), "") if family.container_images else ""
+            if hidden:
+                raise ValueError(
+                    f"pools has {hidden!r}, expected a name that no image of pool {family.name!r} can have"
+                )
+            if family.container_images and _IMAGE_PROPERTY in family.properties:
+                raise ValueError(
+                    f"properties of pool {family.name!r} has {_IMAGE_PROPERTY!r}, expected only container_images"
+                )
         if not POOL_NAME.fullmatch(self.installation):
             raise ValueError(f"installation is {self.installation[:80]!r}, expected lower-case letters, digits and '-'")
         if self.max_workers < 0:
             raise ValueError(f"max_workers is {self.max_workers}, expected 0 or more")
-        _require("max_cost_per_day", self.max_cost_per_day)
+        _require("max_cost_per_day", self.max_cost_per_day, MAX_COST)
 
 
-def _require(name: str, value: float, *, above: bool = False) -> None:
-    if not math.isfinite(value) or value < 0 or (above and value == 0):
-        raise ValueError(f"{name} is {value}, expected {'more than 0' if above else '0 or more'}")
+def _require(name: str, value: float, most: float, *, least: float = 0.0) -> None:
+    if not least <= value <= most:
+        raise ValueError(f"{name} is {value}, expected {least:g} to {most:.0f}")
