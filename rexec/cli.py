@@ -16,7 +16,7 @@ from rexec.autoscale.settings import PoolKind
 from rexec.autoscale_command import autoscale
 from rexec.client_flags import client_flags, reachable, worker_flags
 from rexec.command_line import CONFIG, configured, properties_in, resources_in, run
-from rexec.config import Config
+from rexec.config import Config, ConfigError
 from rexec.drain_command import drain
 from rexec.exposure import warnings
 from rexec.external_metrics_command import external_metrics
@@ -339,11 +339,12 @@ def check_config(file: Path) -> None:
         Authentication(settings.auth)
         if settings.server.tls.enabled:
             read(settings.server.tls)
-    except AuthUnusable as error:
+        state_path = settings.state_path
+    except (AuthUnusable, ConfigError) as error:
         raise click.ClickException(f"{file}: {error}") from error
     click.echo(f"{file}: good")
     click.echo(f"  listens on {', '.join(settings.server.listen)}; instance names {named(settings)}")
-    click.echo(f"  keeps its data in {settings.state_path}; {local_workers(settings)}")
+    click.echo(f"  keeps its data in {state_path}; {local_workers(settings)}")
     for text in warnings(settings, settings.server.listen):
         click.echo(f"  warning: {text}")
 

@@ -72,10 +72,13 @@ def _pairs(option: str, said: Sequence[str], form: str) -> Iterator[tuple[str, s
 
 
 def run(main_coroutine: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run it on an event loop of its own."""
+    """Run it on an event loop of its own. Raises click's exceptions for a configuration that turns out not to be usable here."""
     import asyncio
 
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main_coroutine())
+        try:
+            runner.run(main_coroutine())
+        except ConfigError as error:
+            raise click.ClickException(str(error)) from error

@@ -143,10 +143,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def state_path(self) -> Path:
-        """The state directory, absolute."""
-        if self.state_dir:
-            return Path(self.state_dir).expanduser().absolute()
-        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state").absolute() / "rexec"
+        """The state directory, absolute. Raises ConfigError if it is in the home of a user who has none."""
+        try:
+            if self.state_dir:
+                return Path(self.state_dir).expanduser().absolute()
+            return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state").absolute() / "rexec"
+        except RuntimeError as error:  # the user has no entry in /etc/passwd, and HOME is not set
+            raise ConfigError(
+                f"user {os.getuid()} has no home directory here, expected a place named with --state-dir, or state_dir"
+            ) from error
 
 
 def load(path: Path | None) -> Config:

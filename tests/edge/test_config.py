@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from rexec.cli import main
 from rexec.config import Config, ConfigError, load, parse, with_changes
 
 
@@ -104,6 +106,24 @@ def test_the_state_directory_follows_the_desktop_rules(monkeypatch: pytest.Monke
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert Config().state_path == tmp_path / "home" / ".local" / "state" / "rexec"
+
+
+@pytest.mark.parametrize("command", [["serve"], ["serve", "--processes", "2"], ["scheduler"], ["check-config"]])
+@pytest.mark.parametrize("state_dir", ["", "~/rexec"])
+def test_a_user_without_a_home_is_told_to_name_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], state_dir: str
+) -> None:
+    def no_home(*_: object) -> str:
+        return "~"  # as os.path.expanduser answers for a user without HOME and without an entry in /etc/passwd
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", no_home)
+    file = tmp_path / "rexec.toml"
+    file.write_text(f'state_dir = "{state_dir}"\n[server]\nlisten = ["127.0.0.1:0"]\n')
+    told = CliRunner().invoke(main, [*command, *(["--config"] if command[0] != "check-config" else []), str(file)])
+    assert told.exit_code == 1
+    assert "has no home directory here, expected a place named with --state-dir" in told.output
+    assert isinstance(told.exception, SystemExit), "no traceback"
 
 
 def test_a_byte_order_mark_is_no_part_of_the_configuration(tmp_path: Path) -> None:
