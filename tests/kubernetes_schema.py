@@ -11,7 +11,7 @@ from typing import Any
 
 from kubernetes import client
 
-_NOT_OF_THE_API = {"ServiceMonitor"}
+_NOT_OF_THE_API = {"ScaledObject", "ServiceMonitor"}
 """Kinds of custom resources, for which the client has no models."""
 
 

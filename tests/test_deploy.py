@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import base64
 import copy
-import hashlib
 import re
 import shlex
-import shutil
-import subprocess
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,14 +15,12 @@ import pytest
 import yaml
 from cryptography import x509
 
-from rexec.auth.authentication import Authentication
-from rexec.auth.settings import AuthSettings, TokenSettings
 from rexec.autoscale.settings import PoolKind
 from rexec.cli import main
-from rexec.config import load, parse
+from rexec.config import load
 from tests.kubernetes_installation import Installation, objects, selects, worker_pods
 from tests.kubernetes_schema import problems
-from tests.kustomized import KUBERNETES, KUSTOMIZATIONS, Manifest, rendered, secrets
+from tests.kustomized import KUBERNETES, KUSTOMIZATIONS, Manifest, secrets
 
 HTTP_PORT = 8982
 _ADDRESS = re.compile(r"(grpcs?)://([a-z0-9.-]+):(\d+)")
@@ -324,32 +318,6 @@ def test_pools_are_of_pods_and_held_to_a_budget(installation: Installation, tmp_
         assert pool.max_cost_per_day > 0
 
 
-def test_secrets_are_made_once_and_tell_servers_hashes_only(tmp_path: Path) -> None:
-    first = secrets(tmp_path)
-    tokens = tmp_path / "tokens.toml"
-    own = tokens.read_text() + '\n[[token]]\nidentity = "me"\nsha256 = "' + "0" * 64 + '"\nrights = ["operate"]\n'
-    tokens.write_text(own)
-    second = {made["metadata"]["name"]: made["data"] for made in secrets(tmp_path)}
-    assert base64.b64decode(second["rexec-tokens"]["tokens.toml"]).decode() == own
-    for made in first:
-        if made["metadata"]["name"].endswith("-token"):
-            assert second[made["metadata"]["name"]] == made["data"]
-    (tmp_path / "worker.token").write_text("another")
-    secrets(tmp_path)
-    known = {table["identity"]: table for table in tomllib.loads(tokens.read_text())["token"]}
-    for name, rights in {
-        "front": ["front"],
-        "autoscaler": ["operate"],
-        "worker": ["work"],
-        "client": ["execute"],
-    }.items():
-        token = (tmp_path / f"{name}.token").read_bytes()
-        assert known[name] == {"identity": name, "sha256": hashlib.sha256(token).hexdigest(), "rights": rights}
-        assert token.decode() not in tokens.read_text()
-        assert oct((tmp_path / f"{name}.token").stat().st_mode & 0o777) == "0o600"
-    Authentication(AuthSettings(tokens=TokenSettings(file=str(tokens))))
-
-
 def test_the_monitor_finds_the_port_of_everything(tmp_path: Path) -> None:
     service, monitor, policy = yaml.safe_load_all((KUBERNETES / "monitoring" / "metrics.yaml").read_text())
     assert [problem for made in (service, policy) for problem in problems(made)] == []
@@ -380,24 +348,8 @@ def test_every_file_is_used() -> None:
     assert files - used == set()
 
 
-def test_what_the_guide_has_in_a_directory_of_ones_own_is_taken(tmp_path: Path) -> None:
-    guide = (KUBERNETES.parent.parent / "docs" / "kubernetes.md").read_text()
-    (script,) = re.findall(r"```sh\n(.*?)```", guide, re.DOTALL)
-    shutil.copytree(KUBERNETES, tmp_path / "deploy" / "kubernetes")
-    subprocess.run(["bash", "-euc", script], cwd=tmp_path, check=True, timeout=60)
-    manifests = list(rendered(tmp_path / "mine"))
-    (server,) = [made for made in manifests if made["kind"] == "Deployment"]
-    spec = server["spec"]["template"]["spec"]
-    assert [container["image"] for container in spec["containers"]] == ["REGISTRY/rexec:1"]
-    (config,) = [made for made in manifests if "rexec.toml" in made.get("data", {})]
-    assert {"name": "config", "configMap": {"name": config["metadata"]["name"]}} in spec["volumes"]
-    (pool,) = parse(config["data"]["rexec.toml"]).autoscale.pools
-    assert pool.image == "REGISTRY/rexec-worker:1"
-
-
-def test_the_script_says_what_it_wants() -> None:
-    ended = subprocess.run(
-        ["bash", str(KUBERNETES / "make-secrets.sh")], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert "expected a directory" in ended.stderr
+def test_every_object_in_a_file_is_one_of_the_api() -> None:
+    for file in KUBERNETES.rglob("*.yaml"):
+        for found in yaml.safe_load_all(file.read_text()):
+            if isinstance(found, dict) and found.get("kind", "Component") not in ("Kustomization", "Component"):
+                assert problems(found) == [], file
