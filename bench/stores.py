@@ -22,12 +22,17 @@ from pathlib import Path
 from statistics import median
 from typing import TypedDict
 
+from obstore.store import MemoryStore as ObjectsInMemory
+
 from cas.action_cache import ActionCache, ActionKey, MemoryActionCache
 from cas.action_cache_disk import DiskActionCache
+from cas.bucket import Bucket
 from cas.compose import Tiered, Verified
 from cas.digest import Digest
 from cas.disk import DiskStore
 from cas.memory import MemoryStore
+from cas.objects import ObjectStore
+from cas.sharded import Sharded
 from cas.shared_disk import SharedDisk
 from cas.store import CHUNK_BYTES, BlobStore
 from integration.process import cpu_seconds
@@ -144,6 +149,34 @@ async def measure_sharing(root: Path, rounds: int = 7) -> None:
         print(f"  {row:24}{low:12.1f}{high:12.1f}{high / low:8.2f}{sum(of_owner) / len(of_owner):12.1f}")
 
 
+async def measure_far(far: BlobStore, name: str, count: int = 200) -> None:
+    """Stores that take a request for each blob: fewer rounds, and what is remembered of a blob beside what is asked."""
+    some, large = blobs(count, KIB), blobs(2, 16 * MIB)
+    digests = [digest for digest, _ in some]
+    missing = [Digest(os.urandom(32).hex(), 1) for _ in range(count)]
+    rows = {
+        "write 100 x 1 KiB": await measure(lambda number: far.write_many(some[100 * number : 100 * number + 100]), 2),
+        "read 100 x 1 KiB": await measure(lambda number: far.read_many(digests[100 * number : 100 * number + 100]), 2),
+        f"find {count}, written": await measure(lambda _: far.find_missing(digests), 10),
+        f"find {count}, missing": await measure(lambda _: far.find_missing(missing), 3),
+        "put 16 MiB, per MiB": await measure(lambda number: far.put(large[number][0], in_chunks(large[number][1])), 2)
+        / 16,
+        "open 16 MiB, per MiB": await measure(lambda number: drain(far, large[number][0]), 2) / 16,
+    }
+    print(f"\n{name}")
+    for row, microseconds in rows.items():
+        print(f"  {row:24}{microseconds:10.1f}")
+
+
+async def measure_objects_and_shards(stack: AsyncExitStack) -> None:
+    """Without a network: what the libraries and the spreading cost."""
+    bucket = await stack.enter_async_context(Bucket(ObjectsInMemory(), "memory"))
+    await measure_far(ObjectStore(bucket), "ObjectStore (objects in memory)")
+    for replicas in (1, 2):
+        shards: dict[str, BlobStore] = {f"grpc://cas-{number}:8980": MemoryStore(BOUND) for number in range(3)}
+        await measure_far(Sharded(shards, replicas), f"Sharded (3 x MemoryStore, {replicas} of them for each blob)")
+
+
 async def measure_action_cache(name: str, cache: ActionCache) -> None:
     keys = [ActionKey("main", Digest(os.urandom(32).hex(), 140)) for _ in range(2000)]
     output = re_pb2.OutputFile(path="bazel-out/k8-fastbuild/bin/a/b/c.o", digest=keys[0].action_digest.to_proto())
@@ -157,7 +190,7 @@ async def measure_action_cache(name: str, cache: ActionCache) -> None:
         print(f"  {row:24}{microseconds:10.1f}")
 
 
-async def main(directory: Path | None, sharing: bool) -> None:
+async def main(directory: Path | None, sharing: bool, far: bool) -> None:
     async with AsyncExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory)))
         disk = await stack.enter_async_context(DiskStore(root / "disk", BOUND))
@@ -166,6 +199,9 @@ async def main(directory: Path | None, sharing: bool) -> None:
         print("CPU microseconds per operation")
         if sharing:
             await measure_sharing(root)
+            return
+        await measure_objects_and_shards(stack)
+        if far:
             return
         await measure_store("MemoryStore", MemoryStore(BOUND))
         await measure_store("Verified(MemoryStore)", Verified(MemoryStore(BOUND)))
@@ -189,5 +225,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--directory", type=Path, help="where to make the temporary directory")
     parser.add_argument("--sharing", action="store_true", help="only a guest beside a store of one process")
+    parser.add_argument("--far", action="store_true", help="only the object store and the shards")
     arguments = parser.parse_args()
-    asyncio.run(main(arguments.directory, arguments.sharing))
+    asyncio.run(main(arguments.directory, arguments.sharing, arguments.far))

@@ -35,18 +35,19 @@ class ShardedActionCache:
     async def get(self, key: ActionKey) -> re_pb2.ActionResult:
         """See ActionCache."""
         wrapped = _key(key)
-        away: Unavailable | None = None
+        away, answered = None, False
         for shard in self._shards.of(wrapped.action_digest):
             try:
                 with shard.asked() as cache:
                     found = await cache.get(wrapped)
                 if found.exit_code == _WRAPPED:
                     return re_pb2.ActionResult.FromString(found.stdout_raw)
+                answered = True
             except (ActionResultNotFound, DecodeError):
-                continue
+                answered = True
             except Unavailable as reason:
                 away = reason
-        raise away or key.not_found()
+        raise key.not_found() if answered or away is None else away
 
     async def put(self, key: ActionKey, result: re_pb2.ActionResult) -> None:
         """See ActionCache."""

@@ -5,8 +5,8 @@ What happens when a shard does not answer follows from what the callers do with 
 - A blob whose shards all fail to answer is neither present nor missing. To call it missing would have clients upload it, to
   the shard that is away, again and again; to call it present would start actions whose inputs cannot be read. So the call
   fails with Unavailable, which names the shard, and clients try again. Calls about other blobs are not concerned.
-- With two replicas a blob is present if a shard that answers has it, and missing if every one that answers lacks it: it is
-  uploaded then, and kept by the ones that are there.
+- With two replicas a blob is present if a shard that answers has it, and missing if every one that answers lacks it, be it
+  asked for or read: it is uploaded then, and kept by the ones that are there.
 - A write succeeds if at least one of the blob's shards has it. A small blob that is found at a later shard only is written
   to the earlier ones as it is read; large ones are not copied behind their readers' back, they are uploaded again when
   their last copy goes.
@@ -65,6 +65,7 @@ class Sharded:
     async def read_many(self, digests: Sequence[Digest]) -> dict[Digest, bytes]:
         blobs: dict[Digest, bytes] = {}
         failed: dict[Digest, Unavailable] = {}
+        answered: set[Digest] = set()
         lacking: defaultdict[Shard[BlobStore], list[Digest]] = defaultdict(list)
         rest: dict[Digest, list[Shard[BlobStore]]] = {digest: list(self._shards.of(digest)) for digest in digests}
         while rest:
@@ -80,12 +81,13 @@ class Sharded:
                     failed.update(dict.fromkeys(groups[shard], reason))
                     return
                 blobs.update(found)
+                answered.update(groups[shard])
                 lacking[shard] += [digest for digest in groups[shard] if digest not in found]
 
             await for_each(groups, ask, self._at_once)
             rest = {digest: shards for digest, shards in rest.items() if digest not in blobs and shards}
         for digest, reason in failed.items():
-            if digest not in blobs:
+            if digest not in answered:
                 raise reason
         await self._repair({shard: [(it, blobs[it]) for it in lost if it in blobs] for shard, lost in lacking.items()})
         return blobs
@@ -128,20 +130,21 @@ class Sharded:
     async def open(
         self, digest: Digest, offset: int = 0, limit: int | None = None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        away: Unavailable | None = None
+        away, answered = None, False
         async with AsyncExitStack() as stack:
             for shard in self._shards.of(digest):
                 try:
                     with shard.asked() as store:
                         pieces = await stack.enter_async_context(store.open(digest, offset, limit))
                 except BlobNotFound:
+                    answered = True
                     continue
                 except Unavailable as reason:
                     away = reason
                     continue
                 yield pieces
                 return
-        raise away or BlobNotFound(digest)
+        raise BlobNotFound(digest) if answered or away is None else away
 
     async def put(self, digest: Digest, chunks: AsyncIterator[bytes]) -> None:
         failures = await upload(self._shards.of(digest), digest, chunks)

@@ -8,7 +8,7 @@ from cas.action_cache import ActionCache, ActionKey, Complete, MemoryActionCache
 from cas.action_cache_sharded import ShardedActionCache
 from cas.compose import Verified
 from cas.digest import Digest
-from cas.errors import ActionResultNotFound, DigestMismatch, Unavailable
+from cas.errors import ActionResultNotFound, BlobNotFound, DigestMismatch, Unavailable
 from cas.memory import MemoryStore
 from cas.shard import AWAY_SECONDS, Shards
 from cas.sharded import Sharded
@@ -121,8 +121,11 @@ async def test_with_two_replicas_any_one_shard_may_be_away(size_bytes: int, away
     for digest, data in [*kept, *written]:
         assert await read(store, digest) == data
         assert await store.read_many([digest]) == {digest: data}
-    nowhere, _ = blob(size_bytes, 99)
-    assert await store.find_missing([nowhere]) == {nowhere}
+    for nowhere in (blob(size_bytes, seed)[0] for seed in range(90, 96)):
+        assert await store.find_missing([nowhere]) == {nowhere}
+        assert await store.read_many([nowhere]) == {}
+        with pytest.raises(BlobNotFound):
+            await read(store, nowhere)
 
 
 async def test_with_both_of_its_shards_away_a_blob_is_unavailable_but_one_that_is_found_is_present() -> None:
@@ -230,4 +233,8 @@ async def test_results_outlive_a_shard_with_two_replicas_and_are_unavailable_wit
                 assert (await cache.get(key)).exit_code == 4
             except Unavailable:
                 unavailable += 1
+        if replicas > 1:
+            for number in range(20, 40):  # what the others lack is a miss, and costs a run
+                with pytest.raises(ActionResultNotFound):
+                    await cache.get(ActionKey("", Digest.of(f"{number}".encode())))
         assert (unavailable > 0) == (replicas == 1)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from cas.action_cache import ActionKey
+from cas.bucket import BucketUnusable
 from cas.config import DEFAULT_MAX_BYTES, StoreSettings, default_max_bytes, parse_bytes
 from cas.digest import Digest
 from cas.errors import ActionResultNotFound, DigestMismatch
+from cas.objects_config import ObjectSettings
 from cas.stores import open_stores
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
@@ -62,12 +65,57 @@ def test_the_default_bound_does_not_shrink_as_the_store_fills() -> None:
         {"sync_seconds": float("nan")},
         {"sync_seconds": 1e9},
         {"kind": "tape"},
+        {"kind": "objects"},
+        {"kind": "objects", "objects": {"bucket": "http://x"}},
+        {"kind": "objects", "objects": {"bucket": "s3://bucket/../x?y"}},
+        {"kind": "objects", "objects": {"bucket": "s3://bucket", "endpoint": "objects:9000"}},
+        {"kind": "objects", "objects": {"bucket": "s3://bucket", "expires_days": 0.5}},
+        {"kind": "objects", "objects": {"bucket": "s3://bucket", "secret": "x"}},
+        {"kind": "sharded"},
+        {"kind": "sharded", "shards": ["grpc://a:1", "grpc://a:1"]},
+        {"kind": "sharded", "shards": ["grpc://a:1"], "replicas": 2},
+        {"kind": "disk", "shards": ["grpc://a:1"]},
+        {"kind": "disk", "replicas": 2},
         {"size": 3},
     ],
 )
 def test_a_wrong_option_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(wrong, StoreSettings)
+
+
+def test_a_bucket_and_the_prefix_in_it_are_one_option() -> None:
+    assert ObjectSettings(bucket="s3://builds").place == ("builds", "")
+    assert ObjectSettings(bucket="s3://my.builds/a/b-c/").place == ("my.builds", "a/b-c/")
+
+
+@pytest.mark.parametrize("content", [None, "", "only-one", "three words here"])
+async def test_an_access_key_file_that_has_no_key_is_named(content: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_text(content)
+    objects = ObjectSettings(bucket="s3://builds", endpoint="http://127.0.0.1:1", access_key_file=str(file))
+    with pytest.raises(BucketUnusable, match=str(file)):
+        await open_stores(StoreSettings(kind="objects", objects=objects, directory=str(tmp_path))).__aenter__()
+
+
+async def test_an_object_store_without_its_library_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    settings = StoreSettings(kind="objects", objects=ObjectSettings(bucket="s3://builds"), directory=str(tmp_path))
+    with pytest.raises(BucketUnusable, match=r"pip install 'rexec\[objects\]'"):
+        await open_stores(settings).__aenter__()
+
+
+async def test_an_object_store_that_is_not_there_is_named(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("id\nsecret\n")
+    objects = ObjectSettings(
+        bucket="s3://builds", endpoint="http://127.0.0.1:1", access_key_file=str(key), retry_seconds=0
+    )
+    with pytest.raises(BucketUnusable, match="s3://builds does not answer HEAD"):
+        await open_stores(StoreSettings(kind="objects", objects=objects, directory=str(tmp_path))).__aenter__()
 
 
 async def test_a_disk_store_needs_a_directory() -> None:
