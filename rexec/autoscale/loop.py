@@ -38,7 +38,7 @@ from rexec.autoscale.policy import decide
 from rexec.autoscale.pool_report import pool_report
 from rexec.autoscale.provider import Machine, Phase, Provider
 from rexec.autoscale.settings import AutoscaleSettings, PoolKind, PoolSettings
-from rexec.autoscale.shape import Shape
+from rexec.autoscale.shape import Shape, shape_name
 from rexec.autoscale.view import MemberState, PoolView
 from rexec.autoscale.work_source import WorkSource
 
@@ -270,7 +270,7 @@ class Autoscaler:
         matching = (
             shape.name
             for shape in view.shapes.values()
-            if shape.family == machine.pool and shape.image == machine.image
+            if shape.name == shape_name(self._settings.pools, machine.pool, machine.image)
         )
         return next(matching, machine.pool)
 

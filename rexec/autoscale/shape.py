@@ -1,7 +1,8 @@
 """The pools that there are: those of the configuration, and for each container image that is asked for one of its own.
 
 Pools with `container_images` have no workers themselves. Each image that work waits for, or a worker was started for, makes a
-pool below them: POOL-xxxxxxxxxxxxxxxx, with the image among its properties as the action wrote it.
+pool below them: POOL-xxxxxxxxxxxxxxxx, with the image among its properties, both with and without "docker://": actions write it
+either way.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Shape(msgspec.Struct, frozen=True):
     settings: PoolSettings
     """Its entry of the configuration. Of an image's pool: of the pool above, with the image among the properties."""
     image: str = ""
-    """As actions ask for it."""
+    """Without "docker://"."""
 
     @property
     def family(self) -> str:
@@ -86,9 +87,10 @@ def configured_resources(settings: PoolSettings) -> tuple[int, int]:
 
 
 def image_pool(family: PoolSettings, image: str) -> Shape:
-    """The pool for an image below `family`."""
+    """The pool for an image below `family`, however it is written."""
+    image = image.removeprefix(IMAGE_SCHEME)
     name = f"{family.name}-{hashlib.sha256(image.encode()).hexdigest()[:_NAME_DIGITS]}"
-    properties = {**family.properties, IMAGE_PROPERTY: [image]}
+    properties = {**family.properties, IMAGE_PROPERTY: [image, f"{IMAGE_SCHEME}{image}"]}
     return Shape(name, msgspec.structs.replace(family, properties=properties), image)
 
 

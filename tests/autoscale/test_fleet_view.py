@@ -11,6 +11,7 @@ from protos.rexec.scheduler.v1 import autoscaling_pb2
 from rexec.autoscale.decision import PoolDecision
 from rexec.autoscale.fleet_view import FleetView, fleet_view, offers_by_pool
 from rexec.autoscale.learned import REMEMBERED, Learned
+from rexec.autoscale.matching import fits
 from rexec.autoscale.pool_report import MAX_PROPERTIES, pool_report
 from rexec.autoscale.provider import Machine, Phase
 from rexec.autoscale.settings import PoolKind, PoolSettings
@@ -176,14 +177,16 @@ def test_patterns_are_of_the_image_without_its_scheme(image: str, allowed: bool)
     assert allows(pool(container_images=("registry.example/*",)), image) is allowed
 
 
-def test_two_ways_to_write_an_image_are_two_pools_because_workers_offer_one_of_them() -> None:
+def test_two_ways_to_write_an_image_are_one_pool_whose_workers_offer_both() -> None:
     work = [waiting(1, 1, {"container-image": image}) for image in ("a", "docker://a", "a")]
-    view = seen([pool("images", container_images=("*",))], waiting=work)
-    assert {shape.image for shape in view.shapes.values()} == {"a", "docker://a"}
-    assert {("container-image", shape.image) for shape in view.shapes.values()} == {
-        pair for each in view.pools for pair in each.offer.pairs if pair[0] == "container-image"
-    }
-    assert {each.family for each in view.pools} == {"images"}
+    machines = {name: machine(name, "images", image=image) for name, image in (("i-1", "a"), ("i-2", "docker://a"))}
+    view = seen([pool("images", container_images=("*",))], machines, waiting=work)
+    (shape,) = view.shapes.values()
+    assert shape.image == "a"
+    assert {member.pool for member in view.members} == {shape.name}
+    (each,) = view.pools
+    assert {value for name, value in each.offer.pairs if name == "container-image"} == {"a", "docker://a"}
+    assert all(fits(waits, each.offer) for waits in view.waiting)
 
 
 def test_somebody_who_asks_for_thousands_of_images_makes_only_so_many_pools() -> None:
