@@ -6,6 +6,7 @@ has lost, or that nothing in the configuration stands for any more.
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,6 +33,13 @@ OLD_SECONDS: Final = 60.0
 AT_ONCE_SECONDS: Final = 60.0
 """A worker that fails so soon after it came is a failed start."""
 
+STAYS_SECONDS: Final = 120.0
+"""A worker that is drained and has had nothing to do for so long does not end by itself."""
+STAYS_GRACE_SECONDS: Final = 15.0
+
+KILLED: Final = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM})
+"""Whoever ends with one of these was ended by somebody else; other signals are faults of its own."""
+
 
 @dataclass(slots=True)
 class Life:
@@ -48,6 +56,8 @@ class Life:
     removing: bool = False
     retry_at: float = float("-inf")
     """Its removal was refused; when to try again."""
+    drained_since: float | None = None
+    """Since when its worker is drained and has nothing to do."""
 
     def has_come(self, machine: Machine, *, now: float, wall: float, heard_since: float) -> bool:
         """Whether its worker has been there. Of one that was there before this process: whether it probably has, and is on its
@@ -86,8 +96,10 @@ def removal_of(
     `heard_since`: since when the scheduler has been heard without a gap."""
     if machine.phase is Phase.ENDED:
         return _ended(life, machine, now)
-    if machine.phase is Phase.LEAVING or worker is not None:
+    if machine.phase is Phase.LEAVING:
         return None
+    if worker is not None:
+        return _stays(life, worker, now)
     grace_seconds = settings.drain_seconds if settings is not None else PoolSettings(name="unknown").drain_seconds
     if life.came_at is not None:
         if life.asked_to_leave_at > life.came_at and now - life.seen_at > LEFT_SECONDS:
@@ -101,15 +113,41 @@ def removal_of(
     # Others than ours may have come before, and be about to come back. A scheduler that was away has seen nobody come.
     known = life.ours and heard_since < life.first_seen_at
     patient = not known and now - max(life.first_seen_at, heard_since) < GONE_SECONDS
-    if wall - machine.created_at > settings.start_timeout_seconds and not patient:
+    if _age_seconds(life, machine, now, wall) > settings.start_timeout_seconds and not patient:
         said = f": {machine.problem}" if machine.problem else ""
         return Removal("failed", grace_seconds, f"it has not come within {settings.start_timeout_seconds:g}s{said}")
     return None
 
 
+def _age_seconds(life: Life, machine: Machine, now: float, wall: float) -> float:
+    """Since it was asked for. What this process has asked for is as old as that, whatever the clock on the wall is set to."""
+    known = now - life.first_seen_at
+    return known if life.ours else max(known, wall - machine.created_at)
+
+
+def _stays(life: Life, worker: autoscaling_pb2.AttachedWorker, now: float) -> Removal | None:
+    """What has to become of a worker that is attached: one that should have left and hangs would take up a place for ever."""
+    if not worker.draining or worker.leases:
+        life.drained_since = None
+    elif life.drained_since is None:
+        life.drained_since = now
+    elif now - life.drained_since > STAYS_SECONDS:
+        return Removal("left", STAYS_GRACE_SECONDS)
+    return None
+
+
+def _is_failure(code: int | None, life: Life) -> bool:
+    """Whether a worker that has come and ended so has failed. One that goes unasked has, for the next one may go as well."""
+    if code is None:
+        return False  # deleted, or its node is gone
+    if code == 0:
+        return life.drained_since is None and (life.came_at is None or life.asked_to_leave_at <= life.came_at)
+    return abs(code) % 128 not in KILLED if code < 0 or code > 128 else True
+
+
 def _ended(life: Life, machine: Machine, now: float) -> Removal:
     code = machine.exit_code
-    failed = code is not None and 0 < code < 128  # others are signals: somebody has killed it
+    failed = _is_failure(code, life)
     if life.came_at is None and life.ours and code != 0:
         ending = machine.problem or (f"its worker ended with exit code {code}" if code is not None else "it has ended")
         return Removal("failed", 0.0, ending)

@@ -1,0 +1,90 @@
+"""The loop when everything goes wrong: workers that end as soon as they have come, that do not go, and a clock that jumps."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from rexec.autoscale.life import STAYS_GRACE_SECONDS, STAYS_SECONDS
+from rexec.autoscale.provider import Phase
+from tests.autoscale.fleet import Fleet, pool
+
+DAY = 86_400.0
+
+
+async def crash(fleet: Fleet, exit_code: int) -> None:
+    """Whatever has been started comes, and ends at once."""
+    for name in fleet.names:
+        await fleet.attach(name)
+        fleet.workers.clear()
+        fleet.machines.change(name, phase=Phase.ENDED, exit_code=exit_code)
+        await fleet.heard()
+
+
+@pytest.mark.parametrize("exit_code", [0, 128 + signal.SIGSEGV])
+async def test_workers_that_end_as_soon_as_they_have_come_are_tried_ever_more_rarely(exit_code: int) -> None:
+    fleet = Fleet(pool(max=1, min=1))
+    async with fleet.running():
+        for _ in range(40):
+            await crash(fleet, exit_code)
+            await fleet.pass_time(30)
+        assert fleet.machines.calls < 15, "of twenty minutes"
+        assert "tried again after" in fleet.source.pools["cpp"].problem
+
+
+@pytest.mark.parametrize("exit_code", [-signal.SIGKILL, 128 + signal.SIGTERM])
+async def test_a_worker_that_somebody_has_killed_is_no_failure(exit_code: int) -> None:
+    fleet = Fleet(pool(max=1, min=1))
+    async with fleet.running():
+        await crash(fleet, exit_code)
+        assert fleet.source.pools["cpp"].problem == ""
+
+
+async def test_a_young_worker_that_was_drained_by_somebody_is_no_failure() -> None:
+    fleet = Fleet(pool(max=1, min=1))
+    async with fleet.running():
+        (name,) = fleet.names
+        await fleet.attach(name)
+        fleet.workers[name].draining = True
+        await fleet.heard()
+        fleet.workers.clear()
+        fleet.machines.change(name, phase=Phase.ENDED, exit_code=0)
+        await fleet.heard()
+        assert fleet.source.pools["cpp"].problem == ""
+
+
+async def test_a_drained_worker_that_does_not_leave_is_removed_once_it_runs_nothing() -> None:
+    fleet = Fleet(pool(max=1, min=1))
+    async with fleet.running():
+        (name,) = fleet.names
+        await fleet.attach(name, busy_slots=1)
+        fleet.workers[name].draining = True
+        await fleet.pass_time(2 * STAYS_SECONDS)
+        assert fleet.machines.removed == [], "it runs something"
+        fleet.workers[name].leases = fleet.workers[name].busy_slots = 0
+        await fleet.pass_time(STAYS_SECONDS - 10)
+        assert fleet.machines.removed == []
+        await fleet.pass_time(20)
+        assert fleet.machines.removed == [(name, STAYS_GRACE_SECONDS)]
+
+
+async def test_a_clock_that_is_set_forward_gives_up_no_worker_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(pool(max=1, min=1, start_timeout_seconds=100))
+    async with fleet.running():
+        (name,) = fleet.names
+        wall = fleet.clock.wall
+        monkeypatch.setattr(fleet.clock, "wall", lambda: wall() + DAY)
+        await fleet.pass_time(60)
+        assert fleet.names == [name]
+        assert fleet.source.pools["cpp"].problem == ""
+
+
+async def test_a_clock_that_is_set_back_lets_nobody_start_for_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(pool(max=1, min=1, start_timeout_seconds=100))
+    async with fleet.running():
+        (name,) = fleet.names
+        wall = fleet.clock.wall
+        monkeypatch.setattr(fleet.clock, "wall", lambda: wall() - DAY)
+        await fleet.pass_time(110)
+        assert name not in fleet.names
