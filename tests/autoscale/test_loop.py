@@ -365,7 +365,7 @@ async def test_an_image_that_work_asks_for_gets_a_pool_of_its_own() -> None:
             waiting(2, 10, {"container-image": "evil.example/x"}),
         ]
         await fleet.heard()
-        assert {machine.image for machine in fleet.machines.machines().values()} == {image}
+        assert {machine.image for machine in fleet.machines.machines().values()} == {"registry.example/gcc:12"}
         assert {machine.pool for machine in fleet.machines.machines().values()} == {"images"}
         (name,) = set(fleet.source.pools) - {"images"}
         assert name.startswith("images-")
@@ -373,7 +373,7 @@ async def test_an_image_that_work_asks_for_gets_a_pool_of_its_own() -> None:
         assert all(machine.startswith(f"{name}-") for machine in fleet.names)
         settings = next(iter(fleet.machines.settings.values()))
         assert settings.name == "images"
-        assert settings.properties == {"container-image": [image]}
+        assert settings.properties == {"container-image": ["registry.example/gcc:12", image]}
         assert list(fleet.source.pools) == [name, "images"]
         fleet.work = []
         for machine in fleet.names:
@@ -442,7 +442,7 @@ async def test_what_workers_offer_is_remembered_when_they_are_gone() -> None:
         assert fleet.source.pools["cpp"].cpu_millis == 4000
         assert fleet.source.pools["cpp"].start_seconds == pytest.approx(4.5, abs=0.5)
         fleet.workers.clear()
-        fleet.machines.change(fleet.names[0], phase=Phase.ENDED, exit_code=0)
+        fleet.machines.change(fleet.names[0], phase=Phase.ENDED, exit_code=None)
         await fleet.waits(0)
         assert fleet.names == []
         await fleet.waits(1, properties={"gcc": "12.2.0"})
