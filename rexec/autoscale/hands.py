@@ -56,6 +56,13 @@ class Hands:
         self.tasks: asyncio.TaskGroup | None = None
         """Where they run."""
 
+    def problem_of(self, settings: PoolSettings | None) -> str:
+        """What is wrong with the provider of a pool; "" if nothing is, or if it has no pool."""
+        if settings is None:
+            return ""
+        provider = self._providers.get(settings.kind)
+        return provider.problem if provider is not None else f"no workers of kind {settings.kind.value} here"
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Have it done beside the loop."""
         assert self.tasks is not None, "the loop runs"

@@ -12,34 +12,31 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Final
 
 import structlog
-from msgspec.structs import replace
 
 from protos.rexec.scheduler.v1 import autoscaling_pb2
-from rexec.autoscale.budget import overall_hold, pool_hold, within_budgets
 from rexec.autoscale.clock import Clock, SystemClock
 from rexec.autoscale.decision import PoolDecision
+from rexec.autoscale.decision_log import DecisionLog
 from rexec.autoscale.ended import Ended
 from rexec.autoscale.failures import Failures
 from rexec.autoscale.fleet_view import FleetView, fleet_view, offers_by_pool
 from rexec.autoscale.hands import Hands
-from rexec.autoscale.hold import FREE, Hold, tightest
+from rexec.autoscale.judge import Judge
 from rexec.autoscale.kept_spending import KeptSpending
-from rexec.autoscale.lately import WINDOW_SECONDS, Lately
 from rexec.autoscale.learned import Learned
 from rexec.autoscale.ledger import ForgottenLedger, LedgerStore
 from rexec.autoscale.life import Life, removal_of
 from rexec.autoscale.observer import Observer, Unobserved
-from rexec.autoscale.policy import decide
 from rexec.autoscale.pool_report import pool_report
 from rexec.autoscale.provider import Machine, Phase, Provider
-from rexec.autoscale.settings import AutoscaleSettings, PoolKind, PoolSettings
+from rexec.autoscale.settings import AutoscaleSettings, PoolKind
 from rexec.autoscale.shape import Shape, shape_name
-from rexec.autoscale.view import MemberState, PoolView
+from rexec.autoscale.telling import Telling
 from rexec.autoscale.work_source import WorkSource
 
 log = structlog.get_logger()
@@ -49,8 +46,6 @@ LEAST_SECONDS: Final = 0.2
 TICK_SECONDS: Final = 1.0
 SILENT_SECONDS: Final = 15.0
 """A scheduler that says nothing for so long is away; it speaks every few seconds."""
-MAX_NAMES: Final = 500
-"""Names in one message to the scheduler."""
 
 _SUFFIX: Final = "bcdfghjkmnpqrstvwxz2456789"
 """Of names: no vowels that make words, no characters that look alike."""
@@ -91,12 +86,12 @@ class Autoscaler:
         )
         self._lives: dict[str, Life] = {}
         self._ended = Ended()
-        self._lately = Lately()
         self._learned = Learned()
         self._kept = KeptSpending(ledger or ForgottenLedger(), self._clock)
-        self._told: autoscaling_pb2.Pools | None = None
+        self._judge = Judge(settings, self._hands, self._failures, self._kept)
+        self._telling = Telling(source, self._hands.spawn, dry_run=dry_run)
+        self._decided = DecisionLog(dry_run=dry_run)
         self._reached = False
-        self._logged: dict[str, PoolDecision] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -169,17 +164,21 @@ class Autoscaler:
         if not reached:
             return
         machines = self._machines()
-        self._tell_ended(now)
+        self._telling.ended(self._ended.to_be_told(self._snapshot.workers, now))
         view = self._view(machines, now=now, wall=wall)
         self._note_workers(view, machines, now, wall)
         for name, machine in machines.items():
             self._end_of(name, machine, view, now, wall)
         # Once more, with what has been learned and given up.
         view = self._view(machines, now=now, wall=wall)
-        decisions, problems = self._decisions(view, machines, now, wall)
+        decisions, problems = self._judge.decisions(
+            view, machines, now=now, wall=wall, heard_since=self._heard_since
+        )  # fmt: skip
+        self._learned.keep(decisions)
+        self._decided.keep(decisions)
         self._observer.decided(self._clock.monotonic() - now)
         for pool in view.pools:
-            if self._problem_of(view.shapes[pool.name].settings):
+            if self._hands.problem_of(view.shapes[pool.name].settings):
                 continue
             await self._act(view.shapes[pool.name], decisions[pool.name], view, now, wall)
         await self._tell(self._view(self._machines(), now=now, wall=wall), decisions, problems)
@@ -247,7 +246,7 @@ class Autoscaler:
         settings = self._families.get(machine.pool)
         if settings is not None and bool(settings.container_images) is not bool(machine.image):
             settings = None
-        if self._problem_of(settings):
+        if self._hands.problem_of(settings):
             return
         worker = view.workers.get(name)
         if worker is not None and not worker.draining and (settings is None or worker.quarantined):
@@ -255,7 +254,7 @@ class Autoscaler:
                 life.asked_to_leave_at = now
                 grace_seconds = settings.drain_seconds if settings is not None else 3600.0
                 why = "it failed too often" if settings is not None else "its pool is configured no more"
-                self._leave([name], grace_seconds, why, only_idle=False)
+                self._telling.leave([name], grace_seconds, why, only_idle=False)
             return
         removal = removal_of(life, machine, worker, settings, now=now, wall=wall, heard_since=self._heard_since)
         if removal is None:
@@ -274,85 +273,11 @@ class Autoscaler:
         )
         return next(matching, machine.pool)
 
-    def _decisions(
-        self, view: FleetView, machines: Mapping[str, Machine], now: float, wall: float
-    ) -> tuple[dict[str, PoolDecision], dict[str, str]]:
-        """What the policy says, and what is wrong with each pool."""
-        self._kept.now.note(view.pools, view.members, wall)
-        waiting, over_budget = within_budgets(view.waiting, view.members, self._settings.tenants, self._kept.now)
-        starting: dict[str, int] = {}
-        for member in view.members:
-            if member.state is MemberState.STARTING:
-                starting[member.pool] = starting.get(member.pool, 0) + 1
-        overall = overall_hold(self._settings, view.members, self._kept.now)
-        pools: list[PoolView] = []
-        holds: dict[str, Hold] = {}
-        for pool in view.pools:
-            settings = view.shapes[pool.name].settings
-            problem = self._problem_of(settings)
-            holds[pool.name] = hold = tightest(
-                Hold(0, problem) if problem else FREE,
-                self._failures.hold(pool.name, starting.get(pool.name, 0)),
-                pool_hold(self._families[pool.family], self._kept.now),
-            )
-            if now - self._heard_since > WINDOW_SECONDS:
-                # Before that it is not known what was wanted lately, nor are all clients back.
-                pool = replace(pool, lately_wanted=self._lately.wanted(pool.name, now))
-            pools.append(replace(pool, startable=hold.startable, held_back=hold.why))
-        decisions = decide(pools, waiting, view.members, startable=overall.startable, held_back=overall.why)
-        for name, decision in decisions.items():
-            self._lately.note(name, decision.wanted, now)
-        self._lately.keep(decisions)
-        self._failures.keep(decisions)
-        self._learned.keep(decisions)
-        self._logged = {name: decision for name, decision in self._logged.items() if name in decisions}
-        problems = {
-            pool.name: self._problem(pool, decisions[pool.name], holds[pool.name], overall, view, machines, over_budget)
-            for pool in pools
-        }
-        for family in self._settings.pools:
-            if family.container_images and (problem := self._problem_of(family)):
-                problems[family.name] = problem
-        return decisions, problems
-
-    def _problem(
-        self,
-        pool: PoolView,
-        decision: PoolDecision,
-        hold: Hold,
-        overall: Hold,
-        view: FleetView,
-        machines: Mapping[str, Machine],
-        over_budget: Mapping[str, str],
-    ) -> str:
-        """Why a pool does not grow as it should, for people."""
-        said: list[str] = []
-        if hold.why:  # also while another try is under way
-            said.append(hold.why)
-        elif decision.missing and overall.why:
-            said.append(overall.why)
-        stuck = [
-            machines[member.name].problem
-            for member in view.members
-            if member.pool == pool.name and member.state is MemberState.STARTING and machines[member.name].problem
-        ]
-        if stuck:
-            said.append(f"{len(stuck)} on the way: {stuck[0]}")
-        said += over_budget.values()
-        return "; ".join(said)
-
-    def _problem_of(self, settings: PoolSettings | None) -> str:
-        """What is wrong with the provider of a pool; "" if nothing is."""
-        if settings is None:
-            return ""
-        provider = self._providers.get(settings.kind)
-        return provider.problem if provider is not None else f"no workers of kind {settings.kind.value} here"
-
     # What is done
 
     async def _act(self, shape: Shape, decision: PoolDecision, view: FleetView, now: float, wall: float) -> None:
         cancelled = [name for name in decision.cancel if name not in self._hands.asked]
-        self._log(shape, decision, len(cancelled), view)
+        self._decided.note(shape.name, decision, len(cancelled), view)
         if self._dry_run:
             return
         for _ in range(decision.start):
@@ -365,47 +290,7 @@ class Autoscaler:
         if decision.leave:
             for name in decision.leave:
                 self._lives[name].asked_to_leave_at = now
-            self._leave(decision.leave, shape.settings.drain_seconds, "it has nothing to do", only_idle=True)
-
-    def _log(self, shape: Shape, decision: PoolDecision, cancelled: int, view: FleetView) -> None:
-        before = self._logged.get(shape.name)
-        self._logged[shape.name] = decision
-        # Nothing comes of what is only looked at, so it is decided again and again.
-        same = before is not None and (before.target, before.missing) == (decision.target, decision.missing)
-        if not (decision.start or cancelled or decision.leave) or (self._dry_run and same):
-            return
-        members = [member for member in view.members if member.pool == shape.name]
-        log.info(
-            "pool would change" if self._dry_run else "pool changes",
-            pool=shape.name,
-            workers=sum(member.state is not MemberState.LEAVING for member in members),
-            target=decision.target,
-            starts=decision.start,
-            leave=len(decision.leave),
-            cancelled=cancelled,
-            why=decision.reason,
-        )
-
-    def _leave(self, names: Sequence[str], grace_seconds: float, reason: str, *, only_idle: bool) -> None:
-        if self._dry_run:
-            return
-        for first in range(0, len(names), MAX_NAMES):
-            message = autoscaling_pb2.FromAutoscaler()
-            message.leave.names.extend(names[first : first + MAX_NAMES])
-            message.leave.grace_seconds = grace_seconds
-            message.leave.reason = reason
-            message.leave.only_idle = only_idle
-            self._hands.spawn(self._source.tell(message))
-
-    def _tell_ended(self, now: float) -> None:
-        """What ran on machines that are no more need not wait for their workers."""
-        names = self._ended.to_be_told(self._snapshot.workers, now)
-        if self._dry_run:
-            return
-        for first in range(0, len(names), MAX_NAMES):
-            message = autoscaling_pb2.FromAutoscaler()
-            message.ended.names.extend(names[first : first + MAX_NAMES])
-            self._hands.spawn(self._source.tell(message))
+            self._telling.leave(decision.leave, shape.settings.drain_seconds, "it has nothing to do", only_idle=True)
 
     async def _tell(
         self, view: FleetView, decisions: Mapping[str, PoolDecision], problems: Mapping[str, str]
@@ -413,10 +298,7 @@ class Autoscaler:
         costs = {name: self._kept.now.of_pool(name) for name in self._families}
         pools = pool_report(self._settings.pools, view.pools, view.members, decisions, problems, costs)
         self._observer.pools(pools.pools)
-        if pools != self._told:
-            self._told = pools
-            if not self._dry_run:
-                await self._source.tell(autoscaling_pb2.FromAutoscaler(pools=pools))
+        await self._telling.pools(pools)
 
     def _new_name(self, shape: Shape) -> str:
         while True:
