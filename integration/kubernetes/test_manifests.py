@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import yaml
 
-from integration.conformance.actions import run, stdout_of
-from integration.conformance.client import connected
-from integration.conformance.options import Options
 from integration.kubernetes.cluster import Cluster
-from integration.kubernetes.kubelet import NODES
-from integration.kubernetes.manifests import applied, on_nodes, volumes_for, within
+from integration.kubernetes.manifests import applied, within
 from integration.kubernetes.namespace import Namespace, heard, until, watching
-from integration.kubernetes.nodes import Nodes, running_nodes
 from rexec.autoscale.kubernetes_api import open_api
 from rexec.autoscale.kubernetes_ledger import KubernetesLedger
 from rexec.autoscale.kubernetes_owner import owner_of
@@ -29,7 +20,7 @@ from rexec.autoscale.kubernetes_pod import Origin, pod_manifest
 from rexec.autoscale.ledger import LedgerUnusable
 from rexec.autoscale.provider import Refused
 from rexec.autoscale.settings import AutoscaleSettings, PoolSettings
-from tests.kustomized import KUBERNETES, Manifest, kubectl, rendered, secrets
+from tests.kustomized import KUBERNETES, Manifest, kubectl, rendered
 
 BASE, SMALL, LARGE = KUBERNETES / "base", KUBERNETES / "overlays" / "small", KUBERNETES / "overlays" / "large"
 POOL = PoolSettings(name="cpu", image="example.com/rexec-worker:1")
@@ -231,136 +222,6 @@ async def test_without_that_verb_what_was_spent_is_not_kept(verb: str, namespace
         ledger = KubernetesLedger(api, namespace.name, Origin(installation="rexec", server=""))
         with pytest.raises(LedgerUnusable, match=f'cannot {verb} resource "configmaps"'):
             await (ledger.load() if verb == "get" else ledger.save("text"))
-
-
-class Installed:
-    """An installation whose pods are processes of this machine."""
-
-    def __init__(self, namespace: Namespace, client_token: str, nodes: Nodes) -> None:
-        self.namespace = namespace
-        self.client_token = client_token
-        self.nodes = nodes
-
-    async def workers(self) -> list[dict[str, Any]]:
-        """The pods that the autoscaler has made."""
-        return [
-            pod
-            for pod in await self.namespace.pods()
-            if pod["metadata"]["labels"].get("app.kubernetes.io/managed-by") == "rexec"
-        ]
-
-    async def address(self, component: str) -> str:
-        """Where one of the pods that clients connect to answers."""
-        found: list[str] = []
-
-        async def answers() -> bool:
-            for pod in await self.namespace.pods():
-                if (
-                    pod["metadata"]["labels"].get("app.kubernetes.io/component") == component
-                    and pod["status"].get("phase") == "Running"
-                ):
-                    target = f"{pod['status']['podIP']}:8980"
-                    async with grpc.aio.insecure_channel(target) as channel:
-                        try:
-                            await asyncio.wait_for(channel.channel_ready(), 1)
-                        except TimeoutError:
-                            continue
-                    found.append(target)
-            return bool(found)
-
-        await until(answers, f"{component} to answer; {await self.said()}")
-        return found[0]
-
-    async def said(self) -> str:
-        """What all containers have printed, for people."""
-        return self.nodes.output("rexec")[-3000:] + self.nodes.output()[-2000:]
-
-
-@asynccontextmanager
-async def _installation(
-    directory: Path, cluster: Cluster, namespace: Namespace, served: list[str], folder: Path, account: str
-) -> AsyncIterator[Installed]:
-    """Apply it and give its autoscaler the rights of its own account and nobody else's."""
-    keys = secrets(folder / "secrets")
-    manifests = within([*rendered(directory), *keys], namespace.name, served)
-    kubeconfig = folder / "autoscaler.kubeconfig"
-    with running_nodes(cluster.kubeconfig, folder / "nodes", [f"--image-env=KUBECONFIG={kubeconfig}"]) as nodes:
-        on_nodes(manifests, NODES, nodes.name)
-        for manifest in manifests:
-            for name, text in manifest.get("data", {}).items():
-                if name.endswith(".toml") and manifest["kind"] == "ConfigMap":
-                    manifest["data"][name] = text.replace("min = 0\n", "min = 0\nidle_seconds = 3.0\n").replace(
-                        "slots = 4 ", "slots = 1 "
-                    )
-        accounts = [manifest for manifest in manifests if manifest["kind"] in ("ServiceAccount", "Role", "RoleBinding")]
-        applied(accounts, cluster.kubeconfig)
-        token = kubectl(
-            "create", "token", account, f"--namespace={namespace.name}", kubeconfig=cluster.kubeconfig
-        ).strip()
-        config = yaml.safe_load(cluster.kubeconfig.read_text())
-        config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
-        for context in config["contexts"]:
-            context["context"]["namespace"] = namespace.name
-        kubeconfig.write_text(yaml.safe_dump(config))
-        volumes = volumes_for(manifests, namespace.name)
-        try:
-            applied([*volumes, *manifests], cluster.kubeconfig, "--force-conflicts")
-            yield Installed(namespace, (folder / "secrets" / "client.token").read_text(), nodes)
-        finally:
-            for manifest in manifests:
-                if manifest["kind"] in ("Deployment", "StatefulSet"):
-                    await namespace.api.delete(
-                        namespace.path(f"{manifest['kind'].lower()}s", "/apis/apps/v1")
-                        + f"/{manifest['metadata']['name']}",
-                        {"propagationPolicy": "Background"},
-                    )
-            for volume in volumes:
-                await namespace.api.delete(f"/api/v1/persistentvolumes/{volume['metadata']['name']}", {})
-
-
-@pytest.mark.parametrize(
-    ("directory", "component", "account", "owner"),
-    [
-        (SMALL, "server", "rexec", "Deployment rexec"),
-        (BASE, "frontend", "rexec-autoscaler", "Deployment rexec-autoscaler"),
-    ],
-    ids=["small", "base"],
-)
-async def test_what_was_applied_runs_actions_on_pods_that_come_and_go(
-    directory: Path,
-    component: str,
-    account: str,
-    owner: str,
-    cluster: Cluster,
-    namespace: Namespace,
-    served: list[str],
-    tmp_path: Path,
-) -> None:
-    async with _installation(directory, cluster, namespace, served, tmp_path, account) as installed:
-        address = await installed.address(component)
-        async with connected(Options(address)) as nobody:
-            with pytest.raises(Exception, match=r"UNAUTHENTICATED|PERMISSION_DENIED|not allowed|credentials"):
-                await run(nobody, "true")
-        async with connected(Options(address, token=installed.client_token)) as client:
-            result = await asyncio.wait_for(run(client, "echo made in a pod"), 120)
-            assert await stdout_of(client, result) == b"made in a pod\n"
-            workers = {pod["metadata"]["name"]: pod for pod in await installed.workers()}
-            assert result.execution_metadata.worker in workers
-            made = workers[result.execution_metadata.worker]
-            assert owner == "{kind} {name}".format_map(made["metadata"]["ownerReferences"][0])
-            said = kubectl(
-                *("drain", made["spec"]["nodeName"], "--dry-run=client"),
-                *("--ignore-daemonsets", "--delete-emptydir-data"),
-                kubeconfig=cluster.kubeconfig,
-            )
-            assert f"/{made['metadata']['name']} " in said
-            assert made["spec"]["serviceAccountName"] == "rexec-worker"
-            assert made["spec"]["automountServiceAccountToken"] is False
-
-            async def is_empty() -> bool:
-                return not await installed.workers()
-
-            await until(is_empty, "the pods of workers to go")
 
 
 def test_workers_may_ask_the_api_server_for_nothing(cluster: Cluster, namespace: Namespace, served: list[str]) -> None:
