@@ -122,3 +122,16 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ValueError(f"sync_seconds is {self.sync_seconds}; expected more than 0 and at most 86400")
         if self.action_cache_max_entries < 1:
             raise ValueError(f"action_cache_max_entries is {self.action_cache_max_entries}; expected at least 1")
+
+    @property
+    def elsewhere(self) -> str:
+        """Where the blobs are, for people; empty if they are in this program's own directory or memory."""
+        match self.kind:
+            case "remote":
+                return self.address
+            case "objects":
+                return self.objects.bucket
+            case "sharded":
+                return ", ".join(self.shards)
+            case _:
+                return ""

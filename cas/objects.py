@@ -233,7 +233,7 @@ class ObjectStore:
 
 
 async def _hash(digest: Digest, data: bytes) -> str:
-    if len(data) <= 64 << 10:
+    if len(data) <= 64 << 10:  # about as long as the hop to a thread
         return hash_of(data, digest.function)
     return await asyncio.get_running_loop().run_in_executor(None, hash_of, data, digest.function)
 

@@ -344,7 +344,7 @@ def check_config(file: Path) -> None:
         raise click.ClickException(f"{file}: {error}") from error
     click.echo(f"{file}: good")
     click.echo(f"  listens on {', '.join(settings.server.listen)}; instance names {named(settings)}")
-    click.echo(f"  keeps its data in {state_path}; {local_workers(settings)}")
+    click.echo(f"  keeps its data in {kept_in(settings, state_path)}; {local_workers(settings)}")
     for text in warnings(settings, settings.server.listen):
         click.echo(f"  warning: {text}")
 
@@ -367,7 +367,7 @@ def greeting(config: Config, addresses: tuple[str, ...]) -> str:
     access = access_of(config)
     lines = [
         f"rexec {__version__} serves on {', '.join(addresses)}",
-        f"  {local_workers(config)}; instance names {named(config)}; data in {config.state_path}",
+        f"  {local_workers(config)}; instance names {named(config)}; data in {kept_in(config, config.state_path)}",
         *pool_lines(config),
     ]
     if config.local_slots == 0 and not autoscaling_of(config).pools:
@@ -375,6 +375,11 @@ def greeting(config: Config, addresses: tuple[str, ...]) -> str:
     lines += [f"  warning: {text}" for text in warnings(config, addresses)]
     flags = client_flags(addresses[0], config.server.instance_names, True, hostname, access)
     return "\n".join([*lines, "", flags, "", "Ctrl-C stops the server."])
+
+
+def kept_in(config: Config, state_path: Path) -> str:
+    """Where a server's data are, for people."""
+    return f"{state_path}, blobs in {config.store.elsewhere}" if config.store.elsewhere else str(state_path)
 
 
 def local_workers(config: Config) -> str:

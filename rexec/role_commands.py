@@ -153,7 +153,7 @@ def _run(
 def scheduler_greeting(config: Config, addresses: tuple[str, ...]) -> str:
     """What `rexec scheduler` prints once it answers: where it is, and how to start frontends and workers for it."""
     where, access = reachable(addresses[0], socket.gethostname()), access_of(config)
-    store = config.store.address if config.store.kind == "remote" else config.state_path
+    store = config.store.elsewhere or config.state_path
     lines = [
         f"rexec {__version__} schedules on {', '.join(addresses)}",
         f"  instance names {named(config)}; blobs in {store}",
@@ -171,7 +171,7 @@ def frontend_greeting(config: Config, addresses: tuple[str, ...]) -> str:
     hostname, access = socket.gethostname(), access_of(config)
     lines = [
         f"rexec {__version__} serves on {', '.join(addresses)} for the scheduler at {', '.join(config.frontend.schedulers)}",
-        f"  instance names {named(config)}; blobs at {config.store.address or 'the scheduler'}",
+        f"  instance names {named(config)}; blobs at {config.store.elsewhere or 'the scheduler'}",
         f"  start workers with  {worker_flags(reachable(addresses[0], hostname), access)}",
         *(f"  warning: {text}" for text in warnings(config, addresses, FRONTEND_POWERS)),
     ]
