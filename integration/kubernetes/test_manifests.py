@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 from pathlib import Path
@@ -17,6 +18,7 @@ from rexec.autoscale.kubernetes_api import open_api
 from rexec.autoscale.kubernetes_ledger import KubernetesLedger
 from rexec.autoscale.kubernetes_owner import owner_of
 from rexec.autoscale.kubernetes_pod import Origin, pod_manifest
+from rexec.autoscale.kubernetes_provider import open_provider
 from rexec.autoscale.ledger import LedgerUnusable
 from rexec.autoscale.provider import Refused
 from rexec.autoscale.settings import AutoscaleSettings, PoolSettings
@@ -130,9 +132,6 @@ async def _all_is_well(user: Path, namespace: Namespace) -> None:
     async with watching(SETTINGS, user, namespace.name) as provider:
         await heard(provider, lambda: not provider.problem, "the first list")
         await provider.start(POOL, "cpu-1")
-        # One that another process has made meanwhile is read.
-        async with watching(SETTINGS, user, namespace.name) as other:
-            await heard(other, lambda: "cpu-1" in other.machines(), "the pod")
         await provider.remove("cpu-1", 1)
         await heard(provider, lambda: not provider.machines(), "the end of the pod")
 
@@ -182,6 +181,30 @@ async def test_without_that_verb_nothing_is_heard_of_pods(verb: str, namespace: 
     user = await namespace.user(tmp_path, *_without(_rules(BASE), "pods", verb))
     async with watching(SETTINGS, user, namespace.name) as provider:
         await heard(provider, lambda: f'cannot {verb} resource "pods"' in provider.problem, "the refusal")
+
+
+@pytest.mark.parametrize(("directory", "may_read"), [(BASE, True), (SMALL, True), (BASE, False)])
+async def test_a_pod_that_is_there_already_has_to_be_read(
+    directory: Path, may_read: bool, namespace: Namespace, tmp_path: Path
+) -> None:
+    rules = _rules(directory) if may_read else _without(_rules(directory), "pods", "get")
+    user = await namespace.user(tmp_path, *rules)
+    settings = AutoscaleSettings(
+        pools=(POOL,), server="grpc://rexec:8980", kubeconfig=str(user), namespace=namespace.name
+    )
+    async with open_provider(settings, Path()) as provider:
+        running = asyncio.create_task(provider.run())
+        await heard(provider, lambda: not provider.problem, "the first list")
+        # It is not to hear of the pod.
+        running.cancel()
+        await asyncio.wait({running})
+        await namespace.make("pods", pod_manifest(POOL, "cpu-1", "", Origin(installation="rexec", server="grpc://r:1")))
+        if may_read:
+            await provider.start(POOL, "cpu-1")
+            assert set(provider.machines()) == {"cpu-1"}
+        else:
+            with pytest.raises(Refused, match='cannot get resource "pods"'):
+                await provider.start(POOL, "cpu-1")
 
 
 @pytest.mark.parametrize("verb", ["create", "delete", "get"])
