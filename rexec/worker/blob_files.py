@@ -5,7 +5,7 @@
 
 Two files, because a mode belongs to the file and not to the name: a hard link cannot be executable here and not there.
 Each has the same fixed modification time. That makes actions see the same times everywhere, and it mostly tells whether a
-file was written to since (`is_intact`; `guard` knows more): a hard link shares its bytes with the cache, and a worker that runs
+file was written to since (`NotIntact`; `guard` knows more): a hard link shares its bytes with the cache, and a worker that runs
 as root, or an action that first changes the mode of its own file, is not stopped by mode 0444.
 
 Everything here blocks and is called in threads, in steps of a batch or of 1 MiB. Nothing is flushed to the disk: a file is
@@ -51,6 +51,10 @@ class FileKey(NamedTuple):
     def mode(self) -> int:
         """The permissions that the file has."""
         return stat.S_IMODE(_EXECUTABLE if self.is_executable else _PLAIN)
+
+
+class NotIntact(Exception):
+    """A file is gone, or its size, mode or modification time is another."""
 
 
 class BlobFiles:
@@ -153,12 +157,15 @@ class BlobFiles:
         os.utime(path, ns=(_MTIME_NS, _MTIME_NS))
         self._rename(path, key)
 
-    def is_intact(self, key: FileKey) -> bool:
-        """Whether the file is there and neither its bytes nor its mode were touched since it was written."""
+    def changed_ns(self, key: FileKey) -> int:
+        """The change time of the file (`change_time`); links that come and go set it as well. Raises NotIntact."""
         try:
-            return _is_intact(os.stat(self.path(key), follow_symlinks=False), key)
-        except OSError:
-            return False
+            status = os.stat(self.path(key), follow_symlinks=False)
+        except OSError as failure:
+            raise NotIntact from failure
+        if not _is_intact(status, key):
+            raise NotIntact
+        return status.st_ctime_ns
 
     def is_right(self, key: FileKey) -> bool:
         """Whether the file holds the bytes of its digest; reads them all."""

@@ -14,12 +14,13 @@ from cas.digest import Digest
 from rexec.worker.blob_files import FileKey
 
 NEVER: Final = -1
+FRESH: Final = 0
 
 
 class CachedFile:
     """One file on the disk. The same key has another one once the file was forgotten and fetched again."""
 
-    __slots__ = ("is_forgotten", "key", "last_use", "pins", "seen", "watch")
+    __slots__ = ("changed_ns", "is_forgotten", "key", "last_use", "pins", "seen", "watch")
 
     def __init__(self, key: FileKey, pins: int = 0) -> None:
         self.key = key
@@ -33,6 +34,9 @@ class CachedFile:
         """The number of its watch, NEVER if it has none."""
         self.seen = NEVER
         """The round of the guard in which it was found intact and since when every change to it is told."""
+        self.changed_ns = FRESH
+        """With this change time its bytes are right; FRESH if no action has had it since it was written, NEVER if only reading it
+        tells."""
 
 
 class Bundle:

@@ -24,7 +24,7 @@ from cas.digest import Digest
 from cas.errors import InputsMissing, ResourceExhausted
 from cas.store import BlobStore
 from rexec.worker.blob_files import BlobFiles, FileKey
-from rexec.worker.bundle import Bundle, CachedFile
+from rexec.worker.bundle import NEVER, Bundle, CachedFile
 from rexec.worker.fetch import fetch
 from rexec.worker.file_index import FileIndex
 from rexec.worker.guard import Guard
@@ -86,7 +86,10 @@ class FileCache:
         if not is_told:
             _log.info("changes to cached files are not told here, so all inputs are looked at after every action")
         for key in keys:
-            self._index.add(CachedFile(key))
+            file = CachedFile(key)
+            # If that agent was killed, nobody looked at what its last actions did.
+            file.changed_ns = NEVER
+            self._index.add(file)
         self._evict(0)
         if self._index.known:
             _log.info("took over cached files", files=len(self._index.known), bytes=self._index.used_bytes)

@@ -34,14 +34,11 @@ from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb
 from rexec.worker import properties
 from rexec.worker.blob_files import BlobFiles, FileKey
 from rexec.worker.bundle import Bundle
+from rexec.worker.change_time import tells_all
 from rexec.worker.inputs import Inputs, make_output_parents
 from rexec.worker.listing import Listing
 
 DIRECTORY_MODE: Final = 0o755
-
-RACY_NS: Final = 20_000_000
-"""A change time so close to the end of the layout says nothing: many file systems take it from a clock that moves every 10 ms,
-so a later change may carry the same time."""
 
 
 class CannotReuse(Exception):
@@ -121,7 +118,6 @@ def lay_out(
 
 def _look(layout: Layout, root: str) -> None:
     """Find out which notes still hold."""
-    racy_ns = layout.sealed_ns - RACY_NS
     seen: list[tuple[Place, Place | None]] = []
     waiting: list[tuple[Place, str, str, Place | None]] = [(layout.root, root, "", None)]
     while waiting:
@@ -134,9 +130,7 @@ def _look(layout: Layout, root: str) -> None:
             status = None
         is_there = status is not None and stat.S_ISDIR(status.st_mode)
         noted = status is not None and (status.st_ino, status.st_ctime_ns) == (place.inode, place.changed_ns)
-        # Whole seconds: a file system that notes no more than that.
-        is_sure = place.changed_ns < racy_ns and place.changed_ns % 1_000_000_000 != 0
-        place.is_dirty = not (is_there and noted and is_sure)
+        place.is_dirty = not (is_there and noted and tells_all(place.changed_ns, layout.sealed_ns))
         if is_there:
             waiting += [(child, f"{path}/{below}", below, place) for below, child in place.children.items()]
         elif parent is None:

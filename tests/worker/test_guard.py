@@ -16,7 +16,7 @@ from cas.digest import Digest
 from cas.memory import MemoryStore
 from rexec.worker import file_watch
 from rexec.worker.blob_files import BlobFiles, FileKey
-from rexec.worker.file_watch import OVERFLOWN, FileWatch
+from rexec.worker.file_watch import OVERFLOWN, WRITES_LOST, FileWatch, Touch
 from rexec.worker.files import FileCache
 from rexec.worker.guard import Guard
 from rexec.worker.hold import Hold
@@ -29,9 +29,9 @@ class CountedFiles(BlobFiles):
         super().__init__(root)
         self.looks: list[FileKey] = []
 
-    def is_intact(self, key: FileKey) -> bool:
+    def changed_ns(self, key: FileKey) -> int:
         self.looks.append(key)
-        return super().is_intact(key)
+        return super().changed_ns(key)
 
 
 class Sight:
@@ -68,6 +68,7 @@ class Scripted(FileWatch):
     def __init__(self, *, refused: bool = False) -> None:
         super().__init__()
         self.tells: list[int] = []
+        self.touch = Touch.WRITTEN
         self.refused = refused
         self.added: list[str] = []
 
@@ -80,9 +81,9 @@ class Scripted(FileWatch):
         self.added.append(path)
         return len(self.added)
 
-    def touched(self) -> Iterator[tuple[int, bool]]:
+    def touched(self) -> Iterator[tuple[int, Touch]]:
         tells, self.tells = self.tells, []
-        return iter([(watch, True) for watch in tells])
+        return iter([(watch, self.touch) for watch in tells])
 
 
 @pytest.fixture
@@ -267,13 +268,21 @@ def test_the_kernel_says_when_it_has_dropped_events(tmp_path: Path) -> None:
     paths = [str(tmp_path / name) for name in ("a", "b")]
     for path in paths:
         Path(path).touch()
-        assert watch.add(path) > 0
+        last = watch.add(path)
+        assert last > 0
     for _ in range(limit // 2 + 1):  # by turns, for equal ones in a row are told as one
         for path in paths:
             os.utime(path)
-    assert (OVERFLOWN, True) in list(watch.touched())
+    os.truncate(paths[1], 0)
+    told = set(watch.touched())
+    assert (OVERFLOWN, Touch.ATTRIBUTES) in told
+    assert [told_of for told_of, touch in told if touch is Touch.WRITTEN] == [last], "links hide no writing"
     os.utime(paths[0])
     assert len(list(watch.touched())) == 1
+    for _ in range(limit // 2 + 1):
+        for path in paths:
+            os.truncate(path, 0)
+    assert (WRITES_LOST, Touch.WRITTEN) in list(watch.touched())
 
 
 async def test_files_without_a_watch_are_looked_at_after_every_action(tmp_path: Path) -> None:
@@ -314,3 +323,109 @@ async def test_a_directory_in_which_nothing_can_be_tried_gets_no_watches(tmp_pat
 async def test_without_a_share_there_are_no_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_watch, "_share", lambda: 0)
     assert not FileWatch().open(str(tmp_path))
+
+
+def write_and_put_back(path: str) -> None:
+    right = Path(path).read_bytes()
+    status = os.stat(path)
+    os.chmod(path, 0o644)
+    with open(path, "r+b") as file:
+        file.write(b"I")
+        file.flush()  # by now others may have read it
+        file.seek(0)
+        file.write(right[:1])
+    os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns))
+    os.chmod(path, 0o444)
+
+
+async def test_36_a_file_that_was_wrong_for_a_moment_is_changed_for_all_who_had_it(sight: Sight) -> None:
+    with await sight.hold() as first, await sight.hold() as second:
+        first.look()
+        write_and_put_back(sight.path(3))
+        assert sight.read(3) == b"input 3"
+        first.look()
+        assert (first.forget(), first.touched) == (1, {sight.key(3)})
+        assert second.touched == {sight.key(3)}
+
+
+async def test_36_what_hides_in_events_that_the_kernel_drops_is_found(tmp_path: Path) -> None:
+    watch = Scripted()
+    sight = Sight(tmp_path, watch)
+    await sight.cache.adopt()
+    with await sight.hold() as hold:
+        hold.look()
+        copy_another_over_it(sight.path(1))  # of which the script says nothing
+        watch.tells = [WRITES_LOST]
+        hold.look()
+        assert (hold.forget(), hold.touched) == (0, {sight.key(1)})
+
+
+async def test_36_what_is_told_after_events_were_dropped_is_not_taken_for_all(tmp_path: Path) -> None:
+    watch = Scripted()
+    sight = Sight(tmp_path, watch)
+    await sight.cache.adopt()
+    with await sight.hold() as hold, await sight.hold(0) as stranger:
+        hold.look()
+        copy_another_over_it(sight.path(1))
+        for told in (WRITES_LOST, watch.added.index(sight.path(1)) + 1):
+            watch.tells, watch.touch = [told], Touch.ATTRIBUTES
+            stranger.look()
+        hold.look()
+        assert (hold.forget(), hold.touched) == (0, {sight.key(1)})
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+async def test_36_a_changed_file_without_a_watch_is_found_although_it_has_its_size_and_time(
+    tmp_path: Path, rounds: int
+) -> None:
+    sight = Sight(tmp_path, Scripted(refused=True))
+    await sight.cache.adopt()
+    with await sight.hold() as hold:
+        for _ in range(rounds):
+            hold.look()
+            assert hold.forget() == 0
+        copy_another_over_it(sight.path(1))
+        hold.look()
+        assert (hold.forget(), hold.touched) == (0, {sight.key(1)})
+
+
+async def test_36_a_file_that_was_changed_when_the_agent_was_killed_is_found_by_the_next(tmp_path: Path) -> None:
+    killed = Sight(tmp_path)
+    await killed.cache.adopt()
+    with await killed.hold() as hold:
+        hold.look()
+        copy_another_over_it(killed.path(1))
+        after = Sight(tmp_path)
+        await after.cache.adopt()
+        with await after.hold() as again:
+            again.look()
+            assert (again.forget(), again.touched) == (0, {after.key(1)})
+        with await after.hold() as again:
+            again.look()
+            assert (again.forget(), again.touched, after.read(1)) == (0, set(), b"input 1")
+
+
+async def test_a_file_that_is_forgotten_while_it_gets_its_watch_keeps_none(tmp_path: Path) -> None:
+    class Slow(FileWatch):
+        def add(self, path: str) -> int:
+            given = super().add(path)
+            forget(path)
+            return given
+
+    def forget(path: str) -> None:
+        """As the event loop may, while a thread looks."""
+        if forgotten and path == sight.path(2):
+            sight.cache.forget([sight.key(2)])
+
+    forgotten = False
+    sight = Sight(tmp_path, Slow(max_watches=5))
+    await sight.cache.adopt()
+    forgotten = True
+    with await sight.hold() as hold:
+        hold.look()
+    forgotten = False
+    with await sight.hold() as hold:
+        hold.look()
+        sight.looked()
+        hold.look()
+        assert sight.looked() == set(), "all five have a watch"

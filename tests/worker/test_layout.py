@@ -15,7 +15,7 @@ from cas.digest import Digest
 from cas.memory import MemoryStore
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.rexec.worker.v1 import worker_pb2
-from rexec.worker import layout
+from rexec.worker import change_time
 from rexec.worker.blob_files import FileKey
 from tests.worker.actions import File, Inputs, Link, Worker, make_context
 
@@ -54,13 +54,13 @@ async def fresh(tmp_path: Path, store: MemoryStore) -> AsyncIterator[Worker]:
 @pytest.fixture
 def sure(monkeypatch: pytest.MonkeyPatch) -> None:
     """Change times tell all, however little time has passed: as if each action came long after the last layout."""
-    monkeypatch.setattr(layout, "RACY_NS", -(1 << 62))
+    monkeypatch.setattr(change_time, "RACY_NS", -(1 << 62))
 
 
 @pytest.fixture(params=["sure", "racy"])
 def times(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both roads: trusting change times, and looking at every entry."""
-    monkeypatch.setattr(layout, "RACY_NS", -(1 << 62) if request.param == "sure" else 1 << 62)
+    monkeypatch.setattr(change_time, "RACY_NS", -(1 << 62) if request.param == "sure" else 1 << 62)
 
 
 async def seen(worker: Worker, tree: Tree | Digest, **options: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -94,10 +95,10 @@ async def test_the_cache_gives_way_to_what_must_be_free(machine: Machine) -> Non
     inputs = {"f": b"x" * 1000}
     await machine.worker.sh("true", inputs=inputs)
     key = FileKey(Digest.of(inputs["f"]), False)
-    assert context.files.files.is_intact(key)
+    assert os.path.exists(context.files.files.path(key))  # noqa: ASYNC240
     machine.free_disk_bytes = 100 * MIB
     await machine.says("disk")
-    assert not context.files.files.is_intact(key)
+    assert not os.path.exists(context.files.files.path(key))  # noqa: ASYNC240
     assert context.files.used_bytes == 0
 
 
@@ -108,7 +109,7 @@ async def test_a_cache_on_another_disk_is_left_alone(machine: Machine) -> None:
     await machine.worker.sh("true", inputs=inputs)
     machine.free_disk_bytes = 100 * MIB
     await machine.says("disk")
-    assert context.files.files.is_intact(FileKey(Digest.of(inputs["f"]), False))
+    assert FileKey(Digest.of(inputs["f"]), False) in context.files
 
 
 @pytest.mark.parametrize("isolation", ["none", "landlock", "bubblewrap"])
