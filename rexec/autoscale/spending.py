@@ -17,6 +17,9 @@ from rexec.autoscale.view import Member, PoolView
 HOUR_SECONDS: Final = 3600.0
 DAY_SECONDS: Final = 86_400.0
 
+MOST: Final = 1e12
+"""No date and no sum is larger."""
+
 MOST_TENANTS: Final = 10_000
 """More are not told apart: the names come from outside."""
 
@@ -31,7 +34,8 @@ class _Stored(msgspec.Struct, frozen=True):
 
 
 class Spending:
-    """Counts money. Times are seconds since 1970, for days are theirs; a clock that is set back counts nothing twice."""
+    """Counts money. Times are seconds since 1970, for days are theirs. After a clock was set back all is counted from what it
+    shows then, for workers go on costing; what was spent before stays spent until midnight."""
 
     def __init__(self, now: float) -> None:
         self._at = now
@@ -59,6 +63,7 @@ class Spending:
         forgotten.
         """
         if now <= self._at:
+            self._at = now
             return
         midnight = math.floor(now / DAY_SECONDS) * DAY_SECONDS
         if self._at < midnight:
@@ -91,10 +96,10 @@ class Spending:
         """
         try:
             stored = msgspec.json.decode(text, type=_Stored)
-        except msgspec.MsgspecError as e:
+        except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError) as e:
             raise ValueError(f"stored spending is {text[:80]!r}, expected JSON with at, pools and tenants: {e}") from e
-        if not all(0 <= number < math.inf for number in (stored.at, *stored.pools.values(), *stored.tenants.values())):
-            raise ValueError(f"stored spending is {text[:80]!r}, expected no negative and no infinite number")
+        if not all(0 <= number <= MOST for number in (stored.at, *stored.pools.values(), *stored.tenants.values())):
+            raise ValueError(f"stored spending is {text[:80]!r}, expected no negative number and none above {MOST:g}")
         spending = cls(min(stored.at, now))
         if math.floor(stored.at / DAY_SECONDS) == math.floor(now / DAY_SECONDS) or stored.at > now:
             spending._pools = dict(stored.pools)

@@ -58,11 +58,24 @@ class TestSpending:
         assert spending.total == pytest.approx(0.01)
         assert spending.of_tenant("red") == pytest.approx(0.0025)
 
-    def test_a_clock_that_is_set_back_counts_nothing_twice(self) -> None:
+    def test_a_clock_that_is_set_back_counts_on_from_there(self) -> None:
         spending = Spending(NOON)
-        for now in (NOON + 10, NOON - 500, NOON + 5, NOON + 20):
+        for now in (NOON + 10, NOON - 500, NOON - 495, NOON - 480):
+            spending.note([DEAR], [used_by("a")], now)
+        assert spending.total == pytest.approx(0.03)
+
+    def test_a_clock_that_is_set_back_by_a_day_makes_no_day_free(self) -> None:
+        spending = Spending(NOON)
+        for now in (NOON + 10, NOON - DAY_SECONDS, NOON - DAY_SECONDS + 10):
             spending.note([DEAR], [used_by("a")], now)
         assert spending.total == pytest.approx(0.02)
+        spending.note([DEAR], [used_by("a")], MIDNIGHT + 1)
+        assert spending.total == pytest.approx(0.001), "the next midnight comes all the same"
+
+    def test_a_clock_that_is_set_forward_charges_nobody_for_longer_than_he_is_there(self) -> None:
+        spending = Spending(MIDNIGHT)
+        spending.note([DEAR], [starting("a", age=5.0)], MIDNIGHT + 40_000)
+        assert spending.total == pytest.approx(0.005)
 
     def test_a_restart_forgets_nothing_and_counts_the_gap(self) -> None:
         spending = Spending(NOON)
@@ -86,7 +99,16 @@ class TestSpending:
 
     @pytest.mark.parametrize(
         "text",
-        ["", "{}", '{"at": 1, "pools": {"a": -1}, "tenants": {}}', '{"at": 1e999, "pools": {}, "tenants": {}}', "[1]"],
+        [
+            "",
+            "{}",
+            '{"at": 1, "pools": {"a": -1}, "tenants": {}}',
+            '{"at": 1e999, "pools": {}, "tenants": {}}',
+            "[1]",
+            '{"at": 1, "pools": {"a": 1e300}, "tenants": {}}',
+            '{"x": ' + "[" * 100_000,
+            "\ud800",
+        ],
     )
     def test_damaged_text_is_refused(self, text: str) -> None:
         with pytest.raises(ValueError, match="stored spending is"):
