@@ -6,6 +6,7 @@ or by "*".
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
@@ -39,6 +40,27 @@ def slots_taken(waiting: Waiting, offer: Offer) -> float:
     """What one of these tasks takes up of a worker that it fits, as slots: more than it asks for, if its cores or its memory
     keep others out of the rest."""
     return offer.slots / tasks_at_once(waiting, offer)
+
+
+class Offers:
+    """Pools by what they offer, so that work is compared with few of them: clients make a pool for each image they ask for."""
+
+    def __init__(self, pools: Sequence[PoolView]) -> None:
+        self._pools = pools
+        self._by_pair: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for place, pool in enumerate(pools):
+            for pair in pool.offer.pairs:
+                self._by_pair[pair].append(place)
+
+    def possible(self, waiting: Waiting) -> Sequence[PoolView]:
+        """Those that may fit, all that fit among them, in their order."""
+        if not waiting.pairs:
+            return self._pools
+        offering = (
+            (self._by_pair.get(pair, ()), self._by_pair.get((pair[0], ANY_VALUE), ())) for pair in waiting.pairs
+        )
+        this, any_value = min(offering, key=lambda places: len(places[0]) + len(places[1]))
+        return [self._pools[place] for place in sorted({*this, *any_value})]
 
 
 def cheapest_first(waiting: Waiting, pools: Sequence[PoolView]) -> list[PoolView]:

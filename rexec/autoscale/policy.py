@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rexec.autoscale.decision import PoolDecision
-from rexec.autoscale.matching import cheapest_first, slots_taken
+from rexec.autoscale.matching import Offers, cheapest_first, slots_taken
 from rexec.autoscale.need import places, task_seconds
 from rexec.autoscale.room import Room, workers_for
 from rexec.autoscale.view import Member, PoolView, Waiting
@@ -49,8 +49,9 @@ def decide(
     plan = _Plan(pools, members, startable)
     plan.keep_min(pools)
     kinds = []
+    offers = Offers(pools)
     for work in waiting:
-        fitting = cheapest_first(work, pools) if work.tasks > 0 else []
+        fitting = cheapest_first(work, offers.possible(work)) if work.tasks > 0 else []
         if fitting:
             kinds.append((work, fitting))
     # Not by how much there is of it: more work of one kind must not take from another kind what it had.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from rexec.autoscale.matching import cheapest_first, fits, slots_taken, tasks_at_once
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rexec.autoscale.matching import Offers, cheapest_first, fits, slots_taken, tasks_at_once
 from rexec.autoscale.view import Offer
 from tests.autoscale.views import LINUX, pool, work
 
@@ -65,3 +68,22 @@ def test_a_pool_is_dear_for_what_fills_its_workers_memory() -> None:
     much = pool("much", price_per_hour=0.3, offer=Offer(LINUX, slots=4, memory_bytes=32 << 30))
     assert [one.name for one in cheapest_first(work(1, 1), [much, little])] == ["little", "much"]
     assert [one.name for one in cheapest_first(work(1, 1, memory_bytes=8 << 30), [little, much])] == ["much", "little"]
+
+
+PAIRS = st.frozensets(st.tuples(st.sampled_from("ab"), st.sampled_from("xy*")))
+
+
+@given(PAIRS, st.lists(PAIRS, max_size=6))
+def test_what_is_not_looked_at_fits_not(
+    asked: frozenset[tuple[str, str]], offered: list[frozenset[tuple[str, str]]]
+) -> None:
+    pools = [pool(str(number), pairs=pairs) for number, pairs in enumerate(offered)]
+    one = work(1, 1, pairs=asked)
+    possible = Offers(pools).possible(one)
+    assert [each for each in possible if fits(one, each.offer)] == [each for each in pools if fits(one, each.offer)]
+
+
+def test_work_for_one_image_is_compared_with_the_pool_of_that_image_alone() -> None:
+    pools = [pool(str(number), pairs=LINUX | {("container-image", str(number))}) for number in range(50)]
+    (found,) = Offers(pools).possible(work(1, 1, pairs=LINUX | {("container-image", "7")}))
+    assert found.name == "7"
