@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 from collections.abc import Iterable
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 
 import structlog
 
@@ -24,13 +21,15 @@ from cas.errors import Code
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.rexec.scheduler.v1 import record_pb2
 from protos.rexec.worker.v1 import worker_pb2
+from rexec.worker import letters
 from rexec.worker.action import ActionContext, LeasedAction, slots_of
 from rexec.worker.condition import Condition
 from rexec.worker.held_leases import HeldLease, HeldLeases, LeaseKey
-from rexec.worker.link import Dial, Link, LinkBroken, Refused, first_of, send_all
+from rexec.worker.link import Dial, Link, LinkBroken, Refused, first_of
 from rexec.worker.live_log import LeaseLog
-from rexec.worker.machine import offered_properties
 from rexec.worker.observer import Unobserved, WorkerObserver, WorkerState
+from rexec.worker.present_stream import PresentStream
+from rexec.worker.reconnect import Reconnect
 from rexec.worker.trouble import Trouble
 
 _log = structlog.get_logger()
@@ -38,14 +37,8 @@ _log = structlog.get_logger()
 ACKNOWLEDGE_SECONDS = 2.0
 """How long a leaving agent waits for the scheduler to take note of what it handed back."""
 
-FAREWELL_SECONDS = 1.0
-"""How long a leaving agent waits for the scheduler to end the stream: a stream that is cut may lose what was said last."""
-
 WELCOME_SECONDS = 10.0
 """How long a scheduler may take to answer Hello; one that hangs is not waited for when another may have taken over."""
-
-MAX_GRACE_SECONDS = 7 * 86400.0
-"""A longer grace is told as this."""
 
 _DEFAULT_HEARTBEAT_SECONDS = 5.0
 
@@ -63,14 +56,7 @@ class Agent:
         self._session_id = session_id
         self._resources = self._settings.offered_resources()
         self._leases = HeldLeases(self._settings.slots, self._settings.prefetch_leases)
-        self._outbox: asyncio.Queue[worker_pb2.FromWorker] | None = None
-        """Messages for the present stream; None between streams."""
-        self._link: Link | None = None
-        """The present stream."""
-        self._granted = 0
-        """Leases that the scheduler may still send, as far as it knows."""
-        self._received = 0
-        """Leases received on this stream."""
+        self._stream = PresentStream()
         self._paused = False
         self._condition = Condition(context)
         self._draining = ""
@@ -79,7 +65,7 @@ class Agent:
         """When it leaves at the latest, by the event loop's clock."""
         self._gone = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
-        self._failed_attempts = 0
+        self._reconnect = Reconnect(self._settings)
         self._trouble = Trouble()
         context.leaving = lambda: bool(self._draining)
         context.attached = lambda: self.is_attached
@@ -88,7 +74,7 @@ class Agent:
     @property
     def is_attached(self) -> bool:
         """Whether the scheduler has welcomed the present stream."""
-        return self._outbox is not None
+        return self._stream.is_attached
 
     def state(self) -> WorkerState:
         """For metrics and displays."""
@@ -107,20 +93,10 @@ class Agent:
             connection = group.create_task(self._stay_attached())
             try:
                 await self._gone.wait()
-                await self._take_leave(connection)
+                await self._stream.take_leave(connection)
             finally:
                 connection.cancel()
         _log.info("worker has left", reason=self._draining)
-
-    async def _take_leave(self, connection: asyncio.Task[None]) -> None:
-        link, outbox = self._link, self._outbox
-        if link is None or outbox is None:
-            return
-        with suppress(TimeoutError, LinkBroken):
-            async with asyncio.timeout(FAREWELL_SECONDS):
-                await outbox.join()
-                await link.finish()
-                await asyncio.wait([connection])
 
     def drain(self, reason: str, grace_seconds: float, hand_back: Iterable[LeaseKey] = ()) -> None:
         """Leave: at once if nothing runs, after `grace_seconds` at the latest. For those of `hand_back` it does not wait. A
@@ -144,10 +120,8 @@ class Agent:
         self._leave_if_done()
 
     def _send_draining(self) -> None:
-        draining = worker_pb2.Draining(reason=self._draining)
-        left_seconds = max(0.0, self._leaves_at - asyncio.get_running_loop().time())
-        draining.grace.FromMilliseconds(round(min(left_seconds, MAX_GRACE_SECONDS) * 1000))
-        self._send(worker_pb2.FromWorker(draining=draining))
+        left_seconds = self._leaves_at - asyncio.get_running_loop().time()
+        self._stream.send(letters.draining(self._draining, left_seconds))
 
     def _hand_back(self, reason: str) -> None:
         for held in self._leases:
@@ -165,7 +139,7 @@ class Agent:
             refused = False
             try:
                 async with self._dial() as link:
-                    self._link = link
+                    self._stream.opened(link)
                     await self._attached(link)
             except* LinkBroken as group:
                 broken = first_of(group)
@@ -174,27 +148,16 @@ class Agent:
                     _log.warning(news, reason=str(broken), held=len(self._leases))
                 refused = isinstance(broken, Refused)
             finally:
-                self._outbox = self._link = None
+                self._stream.closed()
                 for held in self._leases:
                     held.log.forget_readers()
             if self._gone.is_set() or _is_being_cancelled():
                 return  # in order, the scheduler has heard all; or a link that broke at that moment hid the cancellation
-            await asyncio.sleep(self._backoff_seconds(refused))
-
-    def _backoff_seconds(self, refused: bool) -> float:
-        """Before the next attempt. Nothing changes by asking often where it was refused."""
-        settings = self._settings
-        longest = min(
-            settings.reconnect_min_seconds * 2.0 ** min(self._failed_attempts, 30), settings.reconnect_max_seconds
-        )
-        self._failed_attempts += 1
-        if refused:
-            return settings.reconnect_max_seconds * random.uniform(0.5, 1.0)
-        return longest * random.random()
+            await asyncio.sleep(self._reconnect.pause_seconds(refused=refused))
 
     async def _attached(self, link: Link) -> None:
         """Serve one stream until it breaks: raises LinkBroken, alone or in a group."""
-        await link.send(worker_pb2.FromWorker(hello=self._hello()))
+        await link.send(self.hello())
         try:
             async with asyncio.timeout(WELCOME_SECONDS):
                 first = await link.receive()
@@ -203,11 +166,9 @@ class Agent:
         if first.WhichOneof("message") != "welcome":
             raise LinkBroken(f"the first message is {first.WhichOneof('message')}, expected welcome")
         welcome = first.welcome
-        self._failed_attempts = 0
+        self._reconnect.attached()
         self._trouble.over()
-        outbox: asyncio.Queue[worker_pb2.FromWorker] = asyncio.Queue()
-        self._outbox = outbox
-        self._granted = self._received = 0
+        self._stream.welcomed()
         _log.info("attached to the scheduler", worker_id=welcome.worker_id, held=len(self._leases))
         for unknown in welcome.unknown:
             held = self._leases.get(LeaseKey(unknown.lease_id, unknown.epoch))
@@ -215,16 +176,16 @@ class Agent:
                 self._forget(held, "the scheduler gave it to another worker")
         for held in self._leases:
             if held.finished is not None:
-                self._send(worker_pb2.FromWorker(finished=held.finished))
+                self._stream.send(worker_pb2.FromWorker(finished=held.finished))
             elif held.phase != worker_pb2.Progress.PHASE_UNSPECIFIED:
                 # Not in Hello, and what was said of it before may have been lost with the stream or the scheduler.
-                self._send_progress(held)
+                self._stream.send(letters.progress(held))
         if self._draining:
             self._send_draining()
         self._grant()
         interval = welcome.heartbeat_interval.ToMilliseconds() / 1000 or _DEFAULT_HEARTBEAT_SECONDS
         async with asyncio.TaskGroup() as group:
-            group.create_task(send_all(link, outbox))
+            group.create_task(self._stream.send_all())
             group.create_task(self._beat(interval))
             while True:
                 message = await link.receive()
@@ -232,32 +193,15 @@ class Agent:
                 for another in message.also:
                     self._take(another)
 
-    def _hello(self) -> worker_pb2.Hello:
-        settings = self._settings
-        try:
-            software = version("rexec")
-        except PackageNotFoundError:
-            software = "unknown"
-        return worker_pb2.Hello(
-            worker_name=settings.worker_name,
-            session_id=self._session_id,
-            slots=settings.slots,
-            properties=[
-                re_pb2.Platform.Property(name=name, value=value)
-                for name, value in offered_properties(settings.properties, self._context.isolation.offered)
-            ],
-            resources=self._resources,
-            software_version=software,
-            held=[held.to_proto() for held in self._leases if not held.is_unwanted],
-            instance_names=settings.instance_names,
-        )
+    def hello(self) -> worker_pb2.FromWorker:
+        """What it says first on a stream."""
+        return letters.hello(self._context, self._session_id, self._resources, self._leases)
 
     def _take(self, message: worker_pb2.ToWorker) -> None:
         """One message from the scheduler."""
         match message.WhichOneof("message"):
             case "lease":
-                self._received += 1
-                self._granted -= 1
+                self._stream.lease_came()
                 self._start(message.lease)
             case "revoke":
                 revoke = message.revoke
@@ -296,7 +240,7 @@ class Agent:
             self._grant()
             return
         assert self._group is not None, "run() makes the group before it connects"
-        log = LeaseLog(lambda piece: self._send(worker_pb2.FromWorker(log=piece)), *key)
+        log = LeaseLog(lambda piece: self._stream.send(worker_pb2.FromWorker(log=piece)), *key)
         held = self._leases.add(key, log, slots_of(lease))
         held.task = self._group.create_task(self._perform(held, lease))
 
@@ -317,7 +261,7 @@ class Agent:
         def progress(phase: worker_pb2.Progress.Phase, metadata: re_pb2.ExecutedActionMetadata) -> None:
             self._leave_phase(held)
             held.phase, held.metadata = phase, metadata
-            self._send_progress(held)
+            self._stream.send(letters.progress(held))
             self._grant()
 
         try:
@@ -325,17 +269,13 @@ class Agent:
         except asyncio.CancelledError:
             if held.stopping == worker_pb2.Finished.NONE:
                 raise  # the agent itself is being stopped
-            finished = _stopped(lease.lease_id, lease.epoch, held.stopping, held.reason)
+            finished = letters.stopped(lease.lease_id, lease.epoch, held.stopping, held.reason)
         except Exception as failure:  # noqa: BLE001 - one lease must not take the others with it
             _log.exception("lease failed for a reason that was not foreseen", lease=lease.lease_id)
-            finished = _stopped(lease.lease_id, lease.epoch, worker_pb2.Finished.INFRASTRUCTURE, type(failure).__name__)
+            finished = letters.stopped(
+                lease.lease_id, lease.epoch, worker_pb2.Finished.INFRASTRUCTURE, type(failure).__name__
+            )
         self._end(held, finished)
-
-    def _send_progress(self, held: HeldLease) -> None:
-        progress = worker_pb2.Progress(
-            lease_id=held.key.lease_id, epoch=held.key.epoch, phase=held.phase, partial_metadata=held.metadata
-        )
-        self._send(worker_pb2.FromWorker(progress=progress))
 
     def _leave_phase(self, held: HeldLease) -> None:
         now = asyncio.get_running_loop().time()
@@ -351,7 +291,7 @@ class Agent:
         if held.is_unwanted:
             self._leases.remove(held)
         else:
-            self._send(worker_pb2.FromWorker(finished=finished))
+            self._stream.send(worker_pb2.FromWorker(finished=finished))
         if finished.failure != worker_pb2.Finished.NONE and finished.status.code == Code.FAILED_PRECONDITION:
             self._paused = True  # until the next heartbeat: the disk is full, and would be for the next lease
         if finished.failure == worker_pb2.Finished.BACK_PRESSURE:
@@ -371,7 +311,7 @@ class Agent:
 
     def _never_ran(self, held: HeldLease) -> None:
         if held.finished is None and held.task is not None and held.task.done():
-            self._end(held, _stopped(*held.key, held.stopping, held.reason))
+            self._end(held, letters.stopped(*held.key, held.stopping, held.reason))
 
     def _forget(self, held: HeldLease, reason: str) -> None:
         """Nobody wants to hear of it any more."""
@@ -383,33 +323,22 @@ class Agent:
         self._leave_if_done()
 
     def _refuse(self, lease_id: str, epoch: int, failure: worker_pb2.Finished.Failure, reason: str) -> None:
-        self._send(worker_pb2.FromWorker(finished=_stopped(lease_id, epoch, failure, reason)))
+        self._stream.send(worker_pb2.FromWorker(finished=letters.stopped(lease_id, epoch, failure, reason)))
 
     def _grant(self) -> None:
         """Tell the scheduler how many leases there is room for, if it thinks otherwise."""
         room = 0 if self._draining or self._paused or self._condition.pause_reason else self._leases.room()
-        if self._outbox is not None and room != self._granted:
-            self._granted = room
-            self._send(worker_pb2.FromWorker(credit=worker_pb2.Credit(leases=room, leases_received=self._received)))
+        self._stream.grant(room)
 
     async def _beat(self, interval_seconds: float) -> None:
         while True:
-            self._send(worker_pb2.FromWorker(heartbeat=self._condition.look()))
+            self._stream.send(worker_pb2.FromWorker(heartbeat=self._condition.look()))
             self._grant()
             await asyncio.sleep(interval_seconds)
             self._paused = False
-
-    def _send(self, message: worker_pb2.FromWorker) -> None:
-        # Between streams nothing is lost: what matters is told again after the next Hello.
-        if self._outbox is not None:
-            self._outbox.put_nowait(message)
 
 
 def _is_being_cancelled() -> bool:
     """Whether the present task was told to end: a TaskGroup that fails raises its failures and not the cancellation."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _stopped(lease_id: str, epoch: int, failure: worker_pb2.Finished.Failure, reason: str) -> worker_pb2.Finished:
-    return worker_pb2.Finished(lease_id=lease_id, epoch=epoch, failure=failure, message=reason)

@@ -17,6 +17,7 @@ from protos.rexec.scheduler.v1 import record_pb2
 from protos.rexec.worker.v1 import worker_pb2
 from rexec.worker.agent import Agent
 from rexec.worker.link import Link, Refused
+from rexec.worker.reconnect import Reconnect
 from tests.worker.actions import Inputs, Worker, make_context
 from tests.worker.scheduler import SECONDS, Scheduler, Stream
 
@@ -271,10 +272,10 @@ async def test_a_thousand_workers_come_back_spread_over_the_pause(
     tmp_path: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = await make_context(tmp_path / "work", store)
-    agent = Agent(context, Scheduler().dial, "session")
+    reconnect = Reconnect(context.settings)
     shares = iter([0.0, 0.25, 1.0] * 10)
-    monkeypatch.setattr("rexec.worker.agent.random.random", lambda: next(shares))
-    pauses = [agent._backoff_seconds(refused=False) for _ in range(9)]
+    monkeypatch.setattr("rexec.worker.reconnect.random.random", lambda: next(shares))
+    pauses = [reconnect.pause_seconds(refused=False) for _ in range(9)]
     assert pauses == [0.0, 0.025, 0.2, 0.0, 0.2, 1.0, 0.0, 0.25, 1.0]
     context.workspace.close()
 

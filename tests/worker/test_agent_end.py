@@ -19,7 +19,7 @@ async def test_a_stream_that_breaks_in_the_same_moment_keeps_no_agent_alive(
     tmp_path: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, told_by: str, steps_between: int
 ) -> None:
     """Where the agent is in its ending of the stream, when it is told, depends on the steps of the event loop between."""
-    monkeypatch.setattr("rexec.worker.agent.FAREWELL_SECONDS", 0.01)
+    monkeypatch.setattr("rexec.worker.present_stream.FAREWELL_SECONDS", 0.01)
     context = await make_context(tmp_path / "work", store, reconnect_min_seconds=0.001, reconnect_max_seconds=0.001)
     scheduler = Scheduler()
     agent = Agent(context, scheduler.dial, "session")

@@ -200,7 +200,7 @@ async def test_a_worker_offers_what_was_found_and_configuration_has_the_last_wor
         properties={"gcc": ["13.0.0", "12.0.0"], "os": [], "pool": ["a"]},
     )
     async with open_agent(settings, Scheduler().dial, lambda _instance: MemoryStore()) as agent:
-        offered = [(each.name, each.value) for each in agent._hello().properties]
+        offered = [(each.name, each.value) for each in agent.hello().hello.properties]
     assert [value for name, value in offered if name == "gcc"] == ["12.0.0", "13.0.0"]
     assert {("nvcc", "9.1"), ("pool", "a")} <= set(offered)
     assert {name for name, _ in offered} >= {"OSFamily", "ISA", "nvcc-digest"}
