@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from rexec.scheduler.fit import Fit
-from rexec.scheduler.platform import Offer, Requirement
+from rexec.scheduler.platform import ANY_VALUE, Offer, Requirement
 from rexec.scheduler.pool import Pool
 from rexec.scheduler.price import HOUR_SECONDS
 from rexec.scheduler.summary import shortened
@@ -85,6 +85,11 @@ class Pools:
         self._by_name: dict[str, Pool] = {}
         self._names: frozenset[str] = frozenset()
         self._restricted: dict[str, tuple[Pool, ...]] = {}
+        self._places: dict[tuple[str, str], list[int]] = {}
+        """Of the pools that offer a pair, in `_in_order`."""
+        self._restricted_places: dict[str, list[int]] = {}
+        """Of those with a pattern for a name."""
+        self._in_order: tuple[Pool, ...] = ()
         self._prices: dict[Offer, float] = {}
         self._sizes: dict[Requirement, int] = {}
 
@@ -142,6 +147,13 @@ class Pools:
                 restricted.setdefault(name, []).append(pool)
         self._names = frozenset(names.union(restricted))
         self._restricted = {name: tuple(pools) for name, pools in restricted.items()}
+        self._in_order = tuple(self)
+        self._places, self._restricted_places = {}, {}
+        for place, pool in enumerate(self._in_order):
+            for pair in pool.offer.pairs:
+                self._places.setdefault(pair, []).append(place)
+            for name in {pattern.name for pattern in pool.patterns}:
+                self._restricted_places.setdefault(name, []).append(place)
         self._prices.clear()
         self._sizes.clear()
 
@@ -177,24 +189,40 @@ class Pools:
         if not self._by_name:
             return None
         if fit.pool[0] != self.generation:
-            able = [pool for pool in self if pool.holds(fit.need) and pool.fits(fit.requirement)]
+            able = [pool for pool in self._fitting(fit.requirement) if pool.holds(fit.need)]
             fit.pool = self.generation, min(able, key=prospect_of, default=None)
         return fit.pool[1]
 
     def largest(self, requirement: Requirement) -> Pool | None:
         """The pool with the largest workers of those that meet the requirement, however large it is."""
-        able = [pool for pool in self if pool.fits(requirement)]
+        able = self._fitting(requirement)
         return max(able, key=lambda pool: (pool.slots, pool.offer.cpu_millis, pool.offer.memory_bytes), default=None)
 
     def least_memory_bytes(self, requirement: Requirement) -> int:
         """The least memory that a worker has of a pool that meets the requirement; 0 if it is not known."""
         size = self._sizes.get(requirement)
         if size is None:
-            sizes = [pool.offer.memory_bytes for pool in self if pool.offer.memory_bytes and pool.fits(requirement)]
+            sizes = [pool.offer.memory_bytes for pool in self._fitting(requirement) if pool.offer.memory_bytes]
             if len(self._sizes) >= MAX_REMEMBERED:
                 self._sizes.clear()
             size = self._sizes[requirement] = min(sizes, default=0)
         return size
+
+    def _fitting(self, requirement: Requirement) -> list[Pool]:
+        """Those that meet the requirement, in order. Few are looked at: clients make a pool for each image they ask for."""
+        if not requirement.pairs:
+            return [pool for pool in self._in_order if pool.fits(requirement)]
+        lists = (
+            (
+                self._places.get(pair, ()),
+                self._places.get((pair[0], ANY_VALUE), ()),
+                self._restricted_places.get(pair[0], ()),
+            )
+            for pair in requirement.pairs
+        )
+        fewest = min(lists, key=lambda places: sum(map(len, places)))
+        found = (self._in_order[place] for place in sorted({place for places in fewest for place in places}))
+        return [pool for pool in found if pool.fits(requirement)]
 
     @property
     def have_prices(self) -> bool:

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cas.errors import MalformedRequest, NoWorkerFits
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
@@ -14,10 +16,10 @@ from rexec.scheduler import events as e
 from rexec.scheduler.category import Category, category_of
 from rexec.scheduler.fairness_settings import FairnessSettings, ShareSettings
 from rexec.scheduler.overview import MAX_POOLS, overview_of
-from rexec.scheduler.platform import Offer
+from rexec.scheduler.platform import Offer, Requirement
 from rexec.scheduler.pool import MAX_ALL_PROPERTIES, Pattern, Pool, read_pools
 from rexec.scheduler.pool import MAX_POOLS as MOST_TOLD
-from rexec.scheduler.pools import KEPT_SECONDS, MAX_KEPT_STREAMS
+from rexec.scheduler.pools import KEPT_SECONDS, MAX_KEPT_STREAMS, Pools
 from rexec.scheduler.price import PriceSettings
 from rexec.scheduler.settings import SchedulerSettings
 from rexec.scheduler.snapshot import MAX_POOLS as MOST_COUNTED
@@ -372,3 +374,23 @@ def test_figures_that_cannot_be_are_brought_into_their_bounds() -> None:
 def test_a_pattern_that_makes_no_sense_matches_nothing_and_takes_no_time(pattern: str) -> None:
     Pattern("x", pattern).matches("x", "a" * 4000 + "b")
     assert not Pattern("x", pattern).matches("y", pattern)
+
+
+PAIRS = st.frozensets(st.tuples(st.sampled_from("ab"), st.sampled_from("xy*")))
+PATTERNS = st.lists(st.builds(Pattern, st.sampled_from("ab"), st.sampled_from(["x", "?", "z"])), max_size=2).map(tuple)
+OFFERED = st.lists(st.tuples(PAIRS, PATTERNS, st.integers(1, 3)), max_size=6)
+
+
+@given(PAIRS, OFFERED)
+def test_of_many_pools_only_those_that_cannot_fit_are_not_looked_at(
+    asked: frozenset[tuple[str, str]], offered: list[tuple[frozenset[tuple[str, str]], tuple[Pattern, ...], int]]
+) -> None:
+    said = [
+        Pool(str(number), Offer(pairs, memory_bytes=slots), patterns, slots)
+        for number, (pairs, patterns, slots) in enumerate(offered)
+    ]
+    pools, requirement = Pools(), Requirement(pairs=asked)
+    pools.tell("autoscaler", said)
+    fitting = [pool for pool in said if pool.fits(requirement)]
+    assert pools.largest(requirement) == max(fitting, key=lambda pool: pool.slots, default=None)
+    assert pools.least_memory_bytes(requirement) == min((pool.slots for pool in fitting), default=0)
