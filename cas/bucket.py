@@ -25,9 +25,10 @@ from cas.store import CHUNK_BYTES
 log = structlog.get_logger()
 T = TypeVar("T")
 
-PART_BYTES: Final = 8 << 20
-"""How much of a large object is sent in one request; S3 wants at least 5 MiB."""
-PARTS_AT_ONCE: Final = 4
+PART_BYTES: Final = 5 << 20
+"""How much of a large object is sent in one request: the least that S3 takes, because each upload under way holds
+PARTS_AT_ONCE of them in memory, and one that is filled."""
+PARTS_AT_ONCE: Final = 2
 MAX_PARTS: Final = 9_000
 """S3 takes 10,000 parts of one object: larger objects are sent in larger parts."""
 SETTLE_SECONDS: Final = 0.05
@@ -148,7 +149,8 @@ class Bucket:
         try:
             await self._ask("COPY", key, partial(self._objects.copy_async, there, self._prefix + key))
         finally:
-            await self._ask("DELETE", key, partial(self._objects.delete_async, there))
+            with suppress(ObjectNotFound, Unavailable):  # what is left there expires as everything does
+                await self._ask("DELETE", key, partial(self._objects.delete_async, there))
 
     async def check(self) -> None:
         """Try everything that will be needed. Raises BucketUnusable, naming the request that fails."""
@@ -167,7 +169,7 @@ class Bucket:
                 f"bucket {self.name} refuses {request}{hint}: {_first_line(refused.__cause__)}"
             ) from refused
         except ObjectNotFound as reason:
-            raise BucketUnusable(f"bucket {self.name} does not exist or forgets at once: {reason}") from reason
+            raise BucketUnusable(f"bucket {self.name} does not give back what was put into it: {reason}") from reason
         except StatusError as reason:
             raise BucketUnusable(
                 f"bucket {self.name} does not answer {request}: {_first_line(reason.__cause__)}"
@@ -180,6 +182,8 @@ class Bucket:
                 async with asyncio.timeout(self._request_seconds):
                     return await asyncio.shield(task)
             except FileNotFoundError as reason:
+                if operation == "PUT":  # there is no such bucket
+                    raise self._failure(operation, key, reason) from reason
                 raise ObjectNotFound(_first_line(reason)) from reason
             except self._failures as reason:
                 raise self._failure(operation, key, reason) from reason

@@ -7,16 +7,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc import aio
 
 from cas.bucket_s3 import open_bucket
 from cas.compose import Verified
 from cas.errors import DigestMismatch
 from cas.objects import ObjectStore, key_of
 from cas.objects_config import ObjectSettings
+from cas.remote import RemoteStore
 from integration.bazel import Bazel, execution_flags, running_bazel
+from integration.execution import awaited, begin
 from integration.object_server import ObjectServer, running_object_server
-from integration.server import Server, running_server
+from integration.roles_apart import running_apart
+from integration.server import REXEC, Server, running_server
 from integration.waiting import wait_until
 from integration.workspace import lay_out_workspace
 from integration.workspaces import generate_cpp
@@ -151,6 +156,37 @@ def test_a_build_outlives_the_death_of_the_object_store(object_server: ObjectSer
         bazel.clean()
         outcome = bazel.build("//app:main").expect()
         assert outcome.processes.cache_hits == ACTIONS_OF_MAIN
+
+
+def test_frontends_and_further_processes_use_the_bucket_themselves(object_server: ObjectServer, tmp_path: Path) -> None:
+    file = configuration(object_server, tmp_path, "roles")
+    shared = tmp_path / "frontends.toml"
+    shared.write_text(f"{file.read_text()}[server]\nshare_port = true\n")
+
+    async def use(server: Server, seed: int) -> None:
+        for size_bytes in (10, 200 * KIB, 3 * MIB):
+            digest, data = blob(size_bytes, seed)
+            # Each connection may reach another process.
+            async with aio.insecure_channel(server.address) as channel:
+                await RemoteStore(channel).put(digest, in_chunks(data))
+            async with aio.insecure_channel(server.address) as channel:
+                assert await RemoteStore(channel).find_missing([digest]) == set()
+                assert await read(RemoteStore(channel), digest) == data
+
+    def execute(server: Server) -> None:
+        with grpc.insecure_channel(server.address) as channel:
+            name, _ = begin(channel, "echo done")
+            assert awaited(channel, name).result.exit_code == 0
+
+    with running_apart(tmp_path / "apart", REXEC, ("--config", str(file)), ("--config", str(shared))) as roles:
+        roles.start_worker()
+        for seed in range(4):
+            asyncio.run(use(roles, seed))
+        execute(roles)
+    with running_server(tmp_path / "many", 1, ("--config", str(file), "--processes", "2")) as server:
+        for seed in range(2, 6):
+            asyncio.run(use(server, seed))
+        execute(server)
 
 
 def test_a_build_over_three_shards_goes_on_without_one_of_them(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ class FaultyObjects:
         self.clock = clock or Clock()
         self.objects: dict[str, tuple[bytes, float]] = {}
         self.down = False
+        self.gone = False
+        """There is no such bucket."""
         self.refused: set[str] = set()
         self.held: asyncio.Event | None = None
         self.cut_bytes: int | None = None
@@ -49,6 +51,8 @@ class FaultyObjects:
             self.under_way -= 1
         if self.down:
             raise GenericError("error sending request\n\nDebug source: a secret inside")
+        if self.gone:
+            raise FileNotFoundError("no such bucket")
         if name in self.refused:
             raise PermissionDeniedError(f"the operation lacked privileges: {name}")
 

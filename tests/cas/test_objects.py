@@ -279,6 +279,27 @@ async def test_a_bucket_that_does_not_answer_is_named_at_the_start(objects: Faul
         await bucket.check()
 
 
+async def test_a_bucket_that_is_gone_is_unavailable_to_those_who_write(
+    store: ObjectStore, objects: FaultyObjects
+) -> None:
+    objects.gone = True
+    for size_bytes in (10, 3 * MIB):
+        digest, data = blob(size_bytes)
+        with pytest.raises(Unavailable):
+            await store.put(digest, in_chunks(data))
+
+
+async def test_a_blob_is_young_again_though_nothing_may_be_deleted(
+    store: ObjectStore, objects: FaultyObjects, clock: Clock
+) -> None:
+    digest, data = blob(10)
+    await store.write_many([(digest, data)])
+    objects.refused = {"DELETE"}
+    clock.now += 16 * DAY
+    assert await store.find_missing([digest]) == set()
+    assert objects.objects[f"p/{key_of(digest)}"] == (data, clock.now)
+
+
 # Action results
 
 
