@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,13 +41,16 @@ class Authority:
         self.file = directory / f"{name}.pem"
         self.file.write_bytes(certificate.public_bytes(Encoding.PEM))
 
-    def pair(self, name: str, *uris: str, into: Pair | None = None, expired: bool = False) -> Pair:
-        """A certificate for loopback with this common name, and with URIs among its alternative names."""
+    def pair(
+        self, name: str, *uris: str, into: Pair | None = None, expired: bool = False, hosts: Sequence[str] = ()
+    ) -> Pair:
+        """A certificate for loopback with this common name, and with URIs and other hosts among its alternative names."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names: list[x509.GeneralName] = [
             x509.DNSName("localhost"),
             x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+            *(x509.DNSName(host) for host in hosts),
             *(x509.UniformResourceIdentifier(uri) for uri in uris),
         ]
         certificate = (
