@@ -57,21 +57,28 @@ class ActionLimits:
         `with_descendants` is for one that may already have started the command: what that starts later inherits from it.
         """
         held: set[int] = set()
-        while found := set(tree_of(pid) if with_descendants else (pid,)) - held:
-            for process in found:
-                self._apply(process)
+        is_new = True
+        # A process that has them already was started by one that has them, and so was all that comes later: an action that starts
+        # one process after the other does not keep the agent here.
+        while is_new:
+            found = set(tree_of(pid) if with_descendants else (pid,)) - held
+            had_none = [self._apply(process) for process in found]
+            is_new = any(had_none)
             held |= found
 
-    def _apply(self, pid: int) -> None:
+    def _apply(self, pid: int) -> bool:
+        """Returns whether the process did not have them yet."""
         wanted = [(resource.RLIMIT_CORE, 0)]  # a core file would be an output, or fill the disk
         if self.max_open_files:
             wanted.append((resource.RLIMIT_NOFILE, self.max_open_files))
         if self.file_max_bytes:
             wanted.append((resource.RLIMIT_FSIZE, self.file_max_bytes))
+        is_new = False
         with suppress(ProcessLookupError, PermissionError):  # the latter: a program that changes its user
             for kind, most in wanted:
                 bound = _at_most(most, resource.prlimit(pid, kind)[1])
-                resource.prlimit(pid, kind, (bound, bound))
+                is_new |= resource.prlimit(pid, kind, (bound, bound)) != (bound, bound)
+        return is_new
 
 
 def _at_most(wanted: int, hard: int) -> int:

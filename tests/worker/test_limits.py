@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from cas.errors import Code
 from cas.memory import MemoryStore
 from protos.rexec.scheduler.v1 import record_pb2
 from protos.rexec.worker.v1 import worker_pb2
+from rexec.worker import limits
 from rexec.worker.limits import ActionLimits
 from rexec.worker.memory_watch import MemoryWatch, WatchLimits
 from rexec.worker.process_table import all_processes, lies_in
@@ -53,6 +55,32 @@ async def test_every_process_is_held_to_the_limits(small: Worker) -> None:
         assert (await small.stdout(finished)).split() == ["2000", "2048"] * 2
     finished = await small.sh("sleep 0.3; ulimit -Hn; ulimit -Hf; ulimit -c; ulimit -Hc", env=PATH)
     assert (await small.stdout(finished)).split() == ["2000", "2048", "0", "0"]
+
+
+def test_processes_without_end_that_are_held_to_them_already_do_not_keep_the_agent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def tree_of(_pid: int) -> list[int]:
+        """As if the first one, which comes without limits, started another whenever somebody looks."""
+        if len(started) > 4:
+            raise AssertionError("looked for processes again and again")
+        process = subprocess.Popen(["sleep", "1000"])
+        if started:
+            for kind, bound in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_NOFILE, 500)):
+                resource.prlimit(process.pid, kind, (bound, bound))
+        started.append(process)
+        return [process.pid for process in started]
+
+    monkeypatch.setattr(limits, "tree_of", tree_of)
+    try:
+        ActionLimits(max_open_files=500).apply(0, with_descendants=True)
+        assert resource.prlimit(started[0].pid, resource.RLIMIT_NOFILE) == (500, 500)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def test_a_limit_that_is_in_the_agents_own_way_is_not_taken_on_by_it() -> None:
