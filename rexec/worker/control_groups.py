@@ -60,7 +60,7 @@ class GroupFiles:
 
     def read(self, path: Path) -> str:
         """Raises OSError."""
-        return path.read_text()
+        return os.fsdecode(path.read_bytes())  # groups may have any names
 
     def write(self, path: Path, text: str) -> None:
         """Raises OSError; there are no files but the kernel's."""
@@ -152,7 +152,7 @@ class ControlGroup:
                 except OSError as failure:
                     if failure.errno != errno.ESRCH:  # it has ended
                         _log.warning(
-                            "an action is not in its control group", group=str(self._path), reason=str(failure)
+                            "an action is not in its control group", group=self._path.name, reason=str(failure)
                         )
                         return
 
@@ -195,7 +195,7 @@ class ControlGroups:
                         files.write(path / name, value)
                 files.write(path / "memory.max", str(memory_bytes))
         except OSError as failure:
-            _log.warning("an action has no control group", group=str(path), reason=str(failure))
+            _log.warning("an action has no control group", group=path.name, reason=str(failure))
             self.remove(path)
             return NO_GROUP
         return ControlGroup(path, files, self)
@@ -249,7 +249,8 @@ def claimed(is_wanted: bool, root: str = "/", files: GroupFiles | None = None) -
     try:
         groups = claim(root, files)
     except NotDelegated as reason:
-        _log.info("no control groups for actions, memory is watched by the agent alone", reason=str(reason))
+        said = os.fsencode(str(reason)).decode(errors="replace")
+        _log.info("no control groups for actions, memory is watched by the agent alone", reason=said)
         return NoControlGroups()
     _log.info("each action has a control group")
     return groups
@@ -258,7 +259,7 @@ def claimed(is_wanted: bool, root: str = "/", files: GroupFiles | None = None) -
 def _own_group(root: str, files: GroupFiles) -> tuple[Path, bool]:
     """The directory of the group that this process is in, and whether it is the topmost one that it sees."""
     try:
-        lines = files.read(Path(root, "proc/self/cgroup")).splitlines()
+        lines = files.read(Path(root, "proc/self/cgroup")).split("\n")
     except OSError:
         raise NotDelegated("the kernel has no control groups") from None
     path = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), None)

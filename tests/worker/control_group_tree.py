@@ -31,7 +31,7 @@ class GroupTree(GroupFiles):
         self.limits: list[dict[str, str]] = []
         """What the groups were bounded to that are gone."""
         (root / "proc/self").mkdir(parents=True)
-        (root / "proc/self/cgroup").write_text(f"4:memory:/elsewhere\n0::{path}\n")
+        (root / "proc/self/cgroup").write_bytes(os.fsencode(f"4:memory:/elsewhere\n0::{path}\n"))
         self.own.mkdir(parents=True)
         self._fill(self.own, controllers)
         self._set_processes(self.own, {os.getpid()})

@@ -197,6 +197,18 @@ def test_a_group_that_cannot_be_seen_is_not_delegated(tree: GroupTree, line: str
         claim(tree.root, tree)
 
 
+@pytest.mark.parametrize("name", [b"caf\xe9", b"a\x0bb\x1cc", b"a\xc2\x85b", b"with space", b"0::"])
+def test_a_group_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes) -> None:
+    """But for line feeds, which the kernel does not allow."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    tree = GroupTree(tmp_path, path=f"/{os.fsdecode(name)}")
+    groups = claim(tree.root, tree)
+    assert tree.processes(tree.own / "agent") == {os.getpid()}
+    groups.close()
+    (tree.own / "cgroup.type").write_text("threaded\n")
+    assert claimed(True, tree.root, tree).group(MIB) is NO_GROUP
+
+
 def test_a_kernel_that_refuses_leaves_the_agent_where_it_was(tree: GroupTree, monkeypatch: pytest.MonkeyPatch) -> None:
     write = tree.write
 
