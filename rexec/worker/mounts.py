@@ -9,7 +9,7 @@ mount points are made where they are missing, and removed again before outputs a
 
 Input files are hard links to the cache. What keeps them as they are: their modes, which hold for every user in the sandbox,
 because none has any capability there or can get one; a file system mounted read-only where the client allows it; and the check
-after the action (`inputs.changed`), for the owner of a file may change its mode.
+after the action (`guard`), for the owner of a file may change its mode.
 """
 
 from __future__ import annotations
