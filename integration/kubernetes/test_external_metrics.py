@@ -182,7 +182,7 @@ async def registered(
                 await namespace.api.get(GROUP)
             except ApiRefusal:  # what is available is found a moment later
                 return False
-            return said.get("Available", {}).get("status") == "True"
+            return bool(said.get("Available", {}).get("status") == "True")
 
         said: dict[str, Any] = {}
         try:
