@@ -12,9 +12,10 @@ from rexec.auth.authentication import Authentication
 from rexec.auth.credentials import AuthUnusable
 from rexec.auth.rights import EVERY_RIGHT, Right
 from rexec.auth.settings import AuthSettings, TokenSettings
-from rexec.cli import greeting, main
+from rexec.cli import main
 from rexec.config import ConfigError, parse, with_changes
 from rexec.exposure import warnings
+from rexec.serve_command import greeting
 from tests.edge.certificates import Authority
 from tests.edge.issuer import SigningKey, key_set
 

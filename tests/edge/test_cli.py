@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from rexec.cli import greeting, main
+from rexec.cli import main
 from rexec.config import Config, load, parse
 from rexec.options import sections
+from rexec.serve_command import greeting
 
 
 @pytest.mark.parametrize(

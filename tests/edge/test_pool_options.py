@@ -11,11 +11,12 @@ from click.testing import CliRunner
 from cas.connection_settings import ConnectionSettings
 from rexec import logs, worker_process
 from rexec.autoscale.settings import PoolKind
-from rexec.cli import greeting, main
+from rexec.cli import main
 from rexec.config import Config, ConfigError, load, parse
 from rexec.listing import listing
 from rexec.local_pools import LOCAL_IDLE_SECONDS, autoscaling_of
 from rexec.local_workers import LocalCommand, with_what_is_here
+from rexec.serve_command import greeting
 
 LOCAL = '[[autoscale.pools]]\nname = "local"\nkind = "local"\nidle_seconds = 7\nmax = 3\nslots = 2\n'
 
