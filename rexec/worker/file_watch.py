@@ -118,6 +118,7 @@ class FileWatch:
         """Try it: some file systems and sandboxes give watches that tell nothing."""
         link = f"{path}_too"
         try:
+            _unlink(path, link)  # of an agent that was killed
             try:
                 Path(path).write_bytes(b"")
                 watch = self.add(path)
@@ -129,9 +130,7 @@ class FileWatch:
                 seen.append(list(self.touched()) == [(watch, Touch.ATTRIBUTES)])
                 self.remove(watch)
             finally:
-                for name in (path, link):
-                    with suppress(FileNotFoundError):
-                        os.unlink(name)
+                _unlink(path, link)
         except OSError:
             return False
         return watch >= 0 and all(seen)
@@ -151,6 +150,12 @@ def _told(fd: int) -> Iterator[tuple[int, int]]:
                 yield watch, mask
         if len(told) < _READ_BYTES - _EVENT.size:
             return
+
+
+def _unlink(*paths: str) -> None:
+    for path in paths:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _close(fds: list[int]) -> None:

@@ -316,6 +316,13 @@ async def test_where_nothing_is_told_no_watch_is_given(tmp_path: Path, monkeypat
     assert os.listdir(tmp_path) == []
 
 
+def test_what_is_left_of_a_trial_that_was_killed_is_in_nobodys_way(tmp_path: Path) -> None:
+    for name in ("watched", "watched_too"):
+        (tmp_path / name).touch(0o444)
+    assert FileWatch().open(str(tmp_path))
+    assert os.listdir(tmp_path) == []
+
+
 async def test_a_directory_in_which_nothing_can_be_tried_gets_no_watches(tmp_path: Path) -> None:
     assert not FileWatch().open(str(tmp_path / "gone"))
 
