@@ -77,7 +77,8 @@ def pool_view(shape: Shape, learned: Learned) -> PoolView:
         family_max=settings.max,
         target_wait_seconds=settings.target_wait_seconds,
         idle_seconds=settings.idle_seconds,
-        start_seconds=learned.start_seconds(shape.name, settings.start_seconds),
+        # None comes later than that; a clock that was set forward while some were on their way says otherwise.
+        start_seconds=min(learned.start_seconds(shape.name, settings.start_seconds), settings.start_timeout_seconds),
         price_per_hour=settings.price_per_hour,
     )
 

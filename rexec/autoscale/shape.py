@@ -65,7 +65,9 @@ class Shape(msgspec.Struct, frozen=True):
         pairs = configured_pairs(self.settings)
         cpu_millis, memory_bytes = configured_resources(self.settings)
         if learned is not None:
-            pairs |= learned.pairs
+            # Of what is configured nothing is learned: what a worker says beside that the next one will not have, and in an image
+            # of a user it is his programs that run beside the worker.
+            pairs |= {pair for pair in learned.pairs if pair[0] not in self.settings.properties}
             cpu_millis, memory_bytes = learned.cpu_millis, learned.memory_bytes
         names = {name for name, _value in pairs}
         pairs |= {(name, value) for name, values in ASSUMED.items() if name not in names for value in values}

@@ -132,6 +132,23 @@ def test_what_workers_offered_counts_while_there_are_none() -> None:
     assert view.offer.cpu_millis == 8000
 
 
+def test_a_worker_cannot_make_its_pool_offer_other_images_than_its_own() -> None:
+    family = pool("images", container_images=("*",), properties={"cache": ["warm"]})
+    snapshot = [waiting(1, 1, {"container-image": "mine"})]
+    (mine,) = seen([family], waiting=snapshot).pools
+    learned = Learned()
+    learned.attached(mine.name, [Offer(frozenset({("container-image", "*"), ("cache", "*"), ("gcc", "12")}))])
+    (again,) = seen([family], waiting=snapshot, learned=learned).pools
+    assert again.offer.pairs == mine.offer.pairs | {("gcc", "12")}
+
+
+def test_no_worker_is_believed_to_take_longer_than_it_may() -> None:
+    learned = Learned()
+    learned.started("cpp", 86_400.0)
+    (view,) = seen([pool(start_timeout_seconds=300)], learned=learned).pools
+    assert view.start_seconds == 300
+
+
 def test_only_what_all_workers_of_a_pool_have_is_learned() -> None:
     view = seen(
         [pool()],
