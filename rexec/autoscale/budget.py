@@ -20,6 +20,8 @@ from rexec.autoscale.spending import Spending
 from rexec.autoscale.view import Member, Waiting
 
 _NO_BUDGET: Final = TenantBudget()
+OTHERS: Final = "*"
+"""The budget of each tenant that has none by his name."""
 
 
 def pool_hold(settings: PoolSettings, spending: Spending) -> Hold:
@@ -53,7 +55,7 @@ def within_budgets(
     reasons: dict[str, str] = {}
     for tenant in sorted({work.tenant for work in waiting if work.tasks > 0}):
         kinds = [(number, work) for number, work in enumerate(waiting) if work.tenant == tenant and work.tasks > 0]
-        budget = budgets.get(tenant, _NO_BUDGET)
+        budget = budgets.get(tenant) or budgets.get(OTHERS, _NO_BUDGET)
         if _money(budget.max_cost_per_day, spending.of_tenant(tenant), "").startable == 0:
             reasons[tenant] = f"{budget.max_cost_per_day:.2f} a day of tenant {tenant!r} are spent"
             continue

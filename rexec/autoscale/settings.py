@@ -21,6 +21,10 @@ MAX_PATTERNS: Final = 2000
 MAX_PROPERTY_CHARACTERS: Final = 4096
 """Of a name with its value: what an action may ask for."""
 MAX_PATTERN_CHARACTERS: Final = 255
+MAX_VARIABLES: Final = 100
+"""In the environment of a pool. Each is an argument of a command line."""
+MAX_VARIABLE_CHARACTERS: Final = 8192
+"""Of a name with its value."""
 
 MAX_SLOTS: Final = 4096
 MAX_CORES: Final = 100_000.0
@@ -65,6 +69,10 @@ class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     rights of `image`."""
     instance_names: tuple[str, ...] = ()
     """Instances that its workers serve. Empty: all of them."""
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
+    """Variables that its actions start with, in the place of those of [worker.environment] of the same name; what an action says
+    itself has the last word. Needed where compilers lie elsewhere, such as PATH for an image with /usr/local/cargo/bin: an
+    image's own variables do not reach actions."""
     slots: int = 1
     """Actions that one worker runs at once."""
     cpu: float = 0.0
@@ -121,12 +129,23 @@ class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
                 f"image is {self.image[:80]!r}, expected no space around it and nothing that cannot be printed"
             )
         self._require_properties()
+        self._require_environment()
         if self.container_images and self.min:
             raise ValueError(f"min is {self.min}, expected 0: no image is known before an action asks for one")
         if self.container_images and self.kind is PoolKind.LOCAL:
             raise ValueError("container_images is set, expected kind = 'kubernetes': a process has no image")
         if self.price_per_hour == 0 and self.max_cost_per_day > 0:
             raise ValueError("max_cost_per_day is set, expected price_per_hour as well")
+
+    def _require_environment(self) -> None:
+        if len(self.environment) > MAX_VARIABLES:
+            raise ValueError(f"environment has {len(self.environment)} variables, expected at most {MAX_VARIABLES}")
+        for name, value in self.environment.items():
+            if not name or "=" in name or "\0" in name + value or len(name) + len(value) > MAX_VARIABLE_CHARACTERS:
+                raise ValueError(
+                    f"environment has {name[:80]!r}, expected a name without '=', no NUL, and at most"
+                    f" {MAX_VARIABLE_CHARACTERS} characters with the value"
+                )
 
     def _require_properties(self) -> None:
         # Of the pool of an image that is made of this one the image comes on top.
@@ -153,7 +172,8 @@ class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class TenantBudget(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[autoscale.tenants.NAME]: what pools may grow to for one tenant. What is there anyway he may use."""
+    """[autoscale.tenants.NAME]: what pools may grow to for one tenant; "*" is each tenant that is not named. What is there anyway
+    he may use."""
 
     max_slots: int = 0
     """Slots for his work, running and waiting. 0: no limit."""

@@ -161,6 +161,20 @@ class TestTenants:
         waiting = [work(9, 9, tenant="red")]
         assert within_budgets(waiting, [], {"blue": TenantBudget(max_slots=1)}, Spending(NOON)) == (waiting, {})
 
+    def test_a_budget_for_all_others_is_of_each_of_them(self) -> None:
+        budgets = {"*": TenantBudget(max_slots=2), "red": TenantBudget()}
+        waiting = [work(9, 99, tenant=tenant) for tenant in ("red", "blue", "green", "*")]
+        kept, reasons = within_budgets(waiting, [used_by("a", blue=1)], budgets, Spending(NOON))
+        assert [(one.tenant, one.tasks) for one in kept] == [("red", 9), ("blue", 1), ("green", 2), ("*", 2)]
+        assert set(reasons) == {"blue", "green", "*"}
+
+    def test_one_who_asks_for_hundreds_of_images_gets_no_more_workers_than_his_slots(self) -> None:
+        waiting = [
+            work(1, 99, tenant="mallory", pairs=frozenset({("container-image", str(number))})) for number in range(300)
+        ]
+        kept, _ = within_budgets(waiting, [], {"*": TenantBudget(max_slots=8)}, Spending(NOON))
+        assert sum(one.tasks for one in kept) == 8
+
     def test_what_a_tenant_runs_counts_against_his_slots(self) -> None:
         budgets = {"red": TenantBudget(max_slots=10)}
         waiting = [work(50, 100, tenant="red"), work(50, 100, tenant="blue")]
