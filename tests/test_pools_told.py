@@ -89,3 +89,13 @@ def test_what_cannot_be_an_image_is_refused_by_both_sides_whatever_the_patterns(
 
 def test_the_same_text_is_no_image_where_another_property_has_it() -> None:
     assert Pattern("comment", "*").matches("comment", "two words\n")
+
+
+def test_what_is_said_of_a_problem_is_short_and_no_terminal_obeys_it() -> None:
+    families = [PoolSettings(name="plain")]
+    view = fleet_view(families, autoscaling_pb2.ToAutoscaler(), {}, Learned())
+    report = pool_report(families, view.pools, (), {}, {"plain": "\x1b[2Jno\x07 nodes\n\u202e" + "x" * 1_000_000}, {})
+    assert report.ByteSize() < 5000
+    (pool,) = read_pools(report)
+    assert pool.problem.startswith("[2Jno nodes xxx")
+    assert pool.problem.isprintable()

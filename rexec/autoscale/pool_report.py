@@ -17,6 +17,8 @@ MAX_ALL_PROPERTIES: Final = 10_000
 """Of all pools, patterns too; the scheduler takes no more, and would end the stream."""
 MAX_CHARACTERS: Final = 4096
 """Of the name and the value of a property, likewise."""
+MAX_PROBLEM_CHARACTERS: Final = 1000
+"""The scheduler shows fewer. Over-long ones of hundreds of pools would be more than a message may have."""
 
 
 def pool_report(
@@ -64,7 +66,7 @@ def pool_report(
             ready=states.get(MemberState.READY, 0),
             starting=states.get(MemberState.STARTING, 0),
             leaving=states.get(MemberState.LEAVING, 0),
-            problem=problems.get(pool.name, ""),
+            problem=problems.get(pool.name, "")[:MAX_PROBLEM_CHARACTERS],
             start_seconds=round(pool.start_seconds, 1),
             price_per_hour=pool.price_per_hour,
             cost_today=round(cost, 2),
@@ -93,7 +95,7 @@ def _add_family(report: autoscaling_pb2.Pools, family: PoolSettings, problem: st
         cpu_millis=offer.cpu_millis,
         memory_bytes=offer.memory_bytes,
         max=family.max,
-        problem=problem,
+        problem=problem[:MAX_PROBLEM_CHARACTERS],
         start_seconds=family.start_seconds,
         price_per_hour=family.price_per_hour,
         cost_today=round(cost, 2),

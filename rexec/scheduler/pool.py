@@ -177,5 +177,7 @@ def _amount(figure: float) -> float:
 
 
 def _shown(text: str) -> str:
-    """One line of it, for it stands in the reasons that clients are sent."""
-    return shortened(" ".join(text[: 4 * MAX_PROBLEM_CHARACTERS].split()), MAX_PROBLEM_CHARACTERS)
+    """One line of it, without anything that a terminal would obey, for it stands in the reasons that clients are sent: what
+    programs in the images of users say is in it."""
+    plain = "".join(char if char.isprintable() else " " for char in text[: 4 * MAX_PROBLEM_CHARACTERS])
+    return shortened(" ".join(plain.split()), MAX_PROBLEM_CHARACTERS)
