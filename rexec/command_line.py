@@ -53,6 +53,11 @@ def properties_in(options: Sequence[str]) -> dict[str, list[str]]:
     return properties
 
 
+def environment_in(options: Sequence[str]) -> dict[str, str]:
+    """The variables in NAME=VALUE options, the last one of each name. Raises click.BadParameter."""
+    return dict(_pairs("--environment", options, "NAME=VALUE"))
+
+
 def resources_in(options: Sequence[str]) -> dict[str, int]:
     """The amounts in NAME=AMOUNT options. Raises click.BadParameter."""
     resources = {}

@@ -24,11 +24,16 @@ def with_what_is_here(config: Config, settings: AutoscaleSettings, folder: Path)
         return settings
     worker = config.worker
     folder.mkdir(parents=True, exist_ok=True)
-    found = announced(worker.announce, worker.environment, folder / "programs.json")
-    offered = offered_properties({**found, **worker.properties}, isolation_of(worker).offered)
-    properties: dict[str, list[str]] = {}
-    for name, value in offered:
-        properties.setdefault(name, []).append(value)
+    isolation = isolation_of(worker).offered
+
+    def offered(environment: dict[str, str]) -> dict[str, list[str]]:
+        found = announced(worker.announce, {**worker.environment, **environment}, folder / "programs.json")
+        properties: dict[str, list[str]] = {}
+        for name, value in offered_properties({**found, **worker.properties}, isolation):
+            properties.setdefault(name, []).append(value)
+        return properties
+
+    ordinary = offered({})
     resources = worker.offered_resources()
     memory_bytes = resources.get("memory", 0)
 
@@ -37,7 +42,7 @@ def with_what_is_here(config: Config, settings: AutoscaleSettings, folder: Path)
             return pool
         return msgspec.structs.replace(
             pool,
-            properties={**properties, **pool.properties},
+            properties={**(offered(pool.environment) if pool.environment else ordinary), **pool.properties},
             instance_names=pool.instance_names or tuple(worker.instance_names),
             cpu=pool.cpu or resources["cpu"] / 1000,
             memory_bytes=pool.memory_bytes or memory_bytes // pool.max,
@@ -73,6 +78,8 @@ class LocalCommand:
         for property_name, values in self._configured[pool.name].properties.items():
             for value in values:
                 command += ["--property", f"{property_name}={value}"]
+        for variable, value in pool.environment.items():
+            command += ["--environment", f"{variable}={value}"]
         if pool.cpu:
             command += ["--resource", f"cpu={round(pool.cpu * 1000)}"]
         if pool.memory_bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from rexec.address import channel_target
-from rexec.command_line import CONFIG, configured, properties_in, resources_in, run
+from rexec.command_line import CONFIG, configured, environment_in, properties_in, resources_in, run
 
 
 @click.command()
@@ -43,6 +43,12 @@ from rexec.command_line import CONFIG, configured, properties_in, resources_in, 
     metavar="NAME=VALUE",
     help="Platform property to offer; may be repeated, also for several values of one. Replaces what [worker.properties] "
     "has of that name.",
+)
+@click.option(
+    "--environment",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Variable that actions start with; may be repeated. Replaces what [worker.environment] has of that name.",
 )
 @click.option(
     "--resource",
@@ -89,6 +95,7 @@ def worker(
     token_file: str | None,
     name: str | None,
     properties: tuple[str, ...],
+    environment: tuple[str, ...],
     resources: tuple[str, ...],
     instance_names: tuple[str, ...],
     cache_max_bytes: int | None,
@@ -114,6 +121,7 @@ def worker(
     settings = configured(
         config,
         worker__properties={**from_file.properties, **properties_in(properties)} if properties else None,
+        worker__environment={**from_file.environment, **environment_in(environment)} if environment else None,
         worker__resources={**from_file.resources, **resources_in(resources)} if resources else None,
         worker__scheduler=scheduler.split(",") if scheduler is not None else None,
         worker__slots=slots,

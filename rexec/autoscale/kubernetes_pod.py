@@ -183,6 +183,7 @@ def _arguments(pool: PoolSettings, server: str) -> list[str]:
     ]
     for name, values in sorted(pool.properties.items()):
         arguments += [f"--property={_literal(f'{name}={value}')}" for value in values]
+    arguments += [f"--environment={_literal(f'{name}={value}')}" for name, value in sorted(pool.environment.items())]
     arguments += [f"--instance-name={_literal(name)}" for name in pool.instance_names]
     return arguments
 

@@ -103,15 +103,21 @@ def test_a_pool_that_says_little_gets_a_pod_with_restricted_rights() -> None:
     }  # fmt: skip
 
 
-def test_properties_and_instances_are_told_as_they_are_whatever_stands_in_them() -> None:
+def test_properties_variables_and_instances_are_told_as_they_are_whatever_stands_in_them() -> None:
     pool = PoolSettings(
-        name="cpu", image="i", properties={"b": ["$(HOME)", "x=y"], "a": ["1 2"]}, instance_names=("main", "$(x)")
+        name="cpu",
+        image="i",
+        properties={"b": ["$(HOME)", "x=y"], "a": ["1 2"]},
+        instance_names=("main", "$(x)"),
+        environment={"PATH": "/usr/local/cargo/bin:/bin", "A": "$(HOME)"},
     )
     arguments = worker_of(pod_manifest(pool, "cpu-1", "", ORIGIN))["args"]
-    assert arguments[-6:-1] == [
+    assert arguments[-8:-1] == [
         "--property=a=1 2",
         "--property=b=$$(HOME)",
         "--property=b=x=y",
+        "--environment=A=$$(HOME)",
+        "--environment=PATH=/usr/local/cargo/bin:/bin",
         "--instance-name=main",
         "--instance-name=$$(x)",
     ]

@@ -17,6 +17,7 @@ from rexec.listing import listing
 from rexec.local_pools import LOCAL_IDLE_SECONDS, autoscaling_of
 from rexec.local_workers import LocalCommand, with_what_is_here
 from rexec.serve_command import greeting
+from rexec.worker.settings import DEFAULT_PATH
 
 LOCAL = '[[autoscale.pools]]\nname = "local"\nkind = "local"\nidle_seconds = 7\nmax = 3\nslots = 2\n'
 
@@ -65,6 +66,11 @@ def test_pools_of_processes_take_the_place_of_the_one_worker_that_stays(text: st
         ),
         ('[[autoscale.pools]]\nname = "a"\nidle_seconds = inf', r"^\[\[autoscale.pools\]\] idle_seconds: inf"),
         ('[[autoscale.pools]]\nname = "a"\nslot = 2', "did you mean slots"),
+        (
+            '[[autoscale.pools]]\nname = "a"\nenvironment = {"A=B" = "c"}',
+            "environment has 'A=B', expected a name without '='",
+        ),
+        ('[[autoscale.pools]]\nname = "a"\nenvironment = {A = "c\\u0000"}', "environment has 'A', expected .* no NUL"),
         ("[autoscale.tenants.alice]\nmax_slots = -1", "max_slots is -1"),
     ],
 )
@@ -107,8 +113,26 @@ def test_work_can_wait_for_what_local_workers_will_find_here(tmp_path: Path) -> 
     assert pool.memory_bytes == offered.get("memory", 0) // 4, "they share it"
 
 
+def test_work_can_wait_for_what_a_pool_of_another_path_will_find(tmp_path: Path) -> None:
+    compiler = tmp_path / "bin" / "rustc"
+    compiler.parent.mkdir()
+    compiler.write_text("#!/bin/sh\necho 'rustc 1.2.3 (abc 2024-01-01)'\n")
+    compiler.chmod(0o755)
+    pools = "".join(
+        f'[[autoscale.pools]]\nname = "{name}"\nkind = "local"\n{more}'
+        for name, more in (("rust", f'environment = {{PATH = "{compiler.parent}"}}\n'), ("plain", ""))
+    )
+    config = parse(f'[worker]\nannounce = ["rustc"]\n[worker.environment]\nPATH = "/nowhere"\n{pools}')
+    rust, plain = with_what_is_here(config, autoscaling_of(config), tmp_path / "pools").pools
+    assert rust.properties["rustc"] == ["1.2.3"]
+    assert "rustc" not in plain.properties
+
+
 def test_the_command_line_of_a_local_worker(tmp_path: Path) -> None:
-    config = parse(f'{LOCAL}properties = {{gcc = ["12", "13"]}}\ninstance_names = ["main"]\nmemory_bytes = 5000\n')
+    config = parse(
+        f'{LOCAL}properties = {{gcc = ["12", "13"]}}\ninstance_names = ["main"]\nmemory_bytes = 5000\n'
+        'environment = {PATH = "/cargo/bin:/bin", A = "x=y"}\n'
+    )
     settings = autoscaling_of(config)
     connection = ConnectionSettings(tls_ca="ca.pem", token_file="token")
     command = LocalCommand("grpcs://a:1", None, settings, connection)(settings.pools[0], "local-x", tmp_path / "w")
@@ -120,6 +144,7 @@ def test_the_command_line_of_a_local_worker(tmp_path: Path) -> None:
         "--property gcc=12 --property gcc=13",
         "--instance-name main",
         "--resource memory=5000",
+        "--environment PATH=/cargo/bin:/bin --environment A=x=y",
         f"--cache-dir {tmp_path / 'w' / 'cache'}",
         "--tls-ca ca.pem",
         "--token-file token",
@@ -158,6 +183,14 @@ def test_properties_of_the_command_line_join_those_of_the_file(tmp_path: Path, w
     assert worker.resources == {"gpu": 1, "memory": 1000}
 
 
+def test_variables_of_the_command_line_join_those_of_the_file(tmp_path: Path, worked: list[Config]) -> None:
+    file = tmp_path / "rexec.toml"
+    file.write_text('[worker.environment]\nPATH = "/bin"\nLANG = "C"\n')
+    options = ["--config", str(file), "--environment", "PATH=/cargo/bin:/bin", "--environment", "A=x=y"]
+    assert told(worked, *options).environment == {"PATH": "/cargo/bin:/bin", "LANG": "C", "A": "x=y"}
+    assert told(worked, "--environment", "EMPTY=").environment == {"PATH": DEFAULT_PATH, "EMPTY": ""}
+
+
 def test_the_name_of_a_worker_can_come_from_the_environment(worked: list[Config]) -> None:
     assert told(worked, REXEC_WORKER_NAME="pod-1").name == "pod-1"
     assert told(worked, "--name", "mine", REXEC_WORKER_NAME="pod-1").name == "mine"
@@ -168,6 +201,7 @@ def test_the_name_of_a_worker_can_come_from_the_environment(worked: list[Config]
     [
         (["--property", "gcc"], "--property: 'gcc', expected NAME=VALUE"),
         (["--property", "=12"], "--property: '=12', expected NAME=VALUE"),
+        (["--environment", "PATH"], "--environment: 'PATH', expected NAME=VALUE"),
         (["--resource", "memory=2GiB"], "--resource: memory=2GiB, expected a whole number"),
         (["--resource", "gpu=-1"], "--resource: gpu=-1, expected a whole number"),
     ],
