@@ -54,6 +54,8 @@ class Found:
     size_bytes: int
     modified: float
     """When it was written, in seconds since the epoch."""
+    version: str
+    """Another one if it was written again with other bytes."""
 
 
 class Bucket:
@@ -211,7 +213,8 @@ async def _awaited(request: Callable[[], Awaitable[T]]) -> T:
 
 
 def _found(meta: Any) -> Found:
-    return Found(meta["size"], meta["last_modified"].timestamp())
+    modified = meta["last_modified"].timestamp()
+    return Found(meta["size"], modified, f"{meta['e_tag']} {meta['size']} {modified}")
 
 
 def _first_line(reason: BaseException | None) -> str:

@@ -61,8 +61,8 @@ class ObjectStore:
         self._trusted_seconds = trusted_seconds
         self._clock = clock
         self._seen = Seen(clock)
-        self._damaged: dict[Digest, None] = {}
-        """Whose object holds other bytes, until it is written again."""
+        self._damaged: dict[Digest, str] = {}
+        """Which version of a blob's object holds other bytes. Others may write it again, so its name alone does not tell."""
 
     async def find_missing(self, digests: Iterable[Digest]) -> set[Digest]:
         missing: set[Digest] = set()
@@ -88,6 +88,7 @@ class ObjectStore:
     async def write_many(self, blobs: Sequence[tuple[Digest, bytes]]) -> Mapping[Digest, StatusError]:
         failures: dict[Digest, StatusError] = {}
 
+        # Also what is there, as far as we know: another server may know better, and have sent the client here.
         async def write(digest: Digest) -> None:
             data = wanted[digest]
             if len(data) != digest.size_bytes:
@@ -100,19 +101,14 @@ class ObjectStore:
             else:
                 self._written(digest)
 
-        wanted = {digest: data for digest, data in blobs if digest not in self._seen}
+        wanted = dict(blobs)
         await for_each(wanted, write, AT_ONCE)
         return failures
 
     async def put(self, digest: Digest, chunks: AsyncIterator[bytes]) -> None:
-        if digest in self._seen:
-            return
         async with aclosing(measured(digest, chunks)) as whole:
             if digest.size_bytes <= SMALL_BLOB_BYTES:
-                data = b"".join([chunk async for chunk in whole])
-                await self._bucket.put(key_of(digest), data)
-            elif await self._find(digest):
-                return
+                await self._bucket.put(key_of(digest), b"".join([chunk async for chunk in whole]))
             else:
                 await self._bucket.upload(key_of(digest), whole, digest.size_bytes)
         self._written(digest)
@@ -129,7 +125,7 @@ class ObjectStore:
             yield _cut(data[start:end])
             return
         if digest in self._damaged:
-            raise BlobNotFound(digest)
+            await self._require(digest)
         try:
             start, end = extent_of(digest, offset, limit)
         except StatusError:
@@ -142,10 +138,12 @@ class ObjectStore:
         try:
             async with self._bucket.open(key_of(digest), start, end) as (found, pieces):
                 if found.size_bytes != digest.size_bytes:
-                    self._lose(digest, f"{found.size_bytes} bytes")
+                    self._lose(digest, found, f"{found.size_bytes} bytes")
                     raise BlobNotFound(digest)
                 whole = end - start == digest.size_bytes
-                async with aclosing(self._checked(digest, pieces) if whole else _all(pieces, end - start)) as checked:
+                async with aclosing(
+                    self._checked(digest, found, pieces) if whole else _all(pieces, end - start)
+                ) as checked:
                     yield checked
         except ObjectNotFound:
             self._seen.forget(digest)
@@ -157,14 +155,14 @@ class ObjectStore:
 
     async def _find(self, digest: Digest) -> bool:
         """Whether the blob is there, made young again if it is old."""
-        if digest in self._damaged:
-            return False
-        key = key_of(digest)
         try:
-            found = await self._bucket.head(key)
+            found = await self._bucket.head(key_of(digest))
             if found.size_bytes != digest.size_bytes:
-                self._lose(digest, f"{found.size_bytes} bytes")
+                self._lose(digest, found, f"{found.size_bytes} bytes")
                 return False
+            if self._damaged.get(digest) == found.version:
+                return False
+            self._damaged.pop(digest, None)
             if self._expires_seconds and self._clock() >= found.modified + self._expires_seconds / 2:
                 return await self._renew(digest, found)
         except ObjectNotFound:
@@ -182,22 +180,20 @@ class ObjectStore:
         return True
 
     async def _read(self, digest: Digest) -> bytes | None:
-        if digest in self._damaged:
-            return None
         try:
             data, found = await self._bucket.get(key_of(digest), digest.size_bytes, digest.size_bytes)
         except ObjectNotFound:
             self._seen.forget(digest)
             return None
         if found.size_bytes != digest.size_bytes or len(data) != digest.size_bytes:
-            self._lose(digest, f"{found.size_bytes} bytes")
+            self._lose(digest, found, f"{found.size_bytes} bytes")
             return None
         if await _hash(digest, data) != digest.hash:
-            self._lose(digest, "other bytes")
+            self._lose(digest, found, "other bytes")
             return None
         return data
 
-    async def _checked(self, digest: Digest, pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    async def _checked(self, digest: Digest, found: Found, pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """`pieces`, of which the last one comes only if all of them are the blob. Raises BlobNotFound otherwise."""
         hash_so_far, size_bytes, held = hasher(digest.function, digest.size_bytes), 0, b""
         loop = asyncio.get_running_loop()
@@ -210,7 +206,7 @@ class ObjectStore:
         if size_bytes < digest.size_bytes:
             raise Unavailable(f"the object store broke off after {size_bytes} bytes of blob {digest}")
         if size_bytes != digest.size_bytes or hash_so_far.hexdigest() != digest.hash:
-            self._lose(digest, "other bytes")
+            self._lose(digest, found, "other bytes")
             raise BlobNotFound(digest)
         yield held
 
@@ -222,12 +218,12 @@ class ObjectStore:
         until = self._clock() + self._trusted_seconds
         self._seen.note(digest, min(until, modified + self._expires_seconds / 2) if self._expires_seconds else until)
 
-    def _lose(self, digest: Digest, what: str) -> None:
+    def _lose(self, digest: Digest, found: Found, what: str) -> None:
         log.warning(
             "an object is not the blob that it is named after", bucket=self._bucket.name, key=key_of(digest), has=what
         )
         self._seen.forget(digest)
-        self._damaged[digest] = None
+        self._damaged[digest] = found.version
         if len(self._damaged) > MAX_DAMAGED:
             self._damaged.pop(next(iter(self._damaged)))
 

@@ -20,6 +20,7 @@ from cas.config import StoreSettings
 from cas.disk import DiskStore
 from cas.memory import MemoryStore
 from cas.objects import ObjectStore
+from cas.remembered import Remembered
 from cas.shared_disk import SharedDisk
 from cas.store import BlobStore
 
@@ -100,11 +101,13 @@ async def _objects(settings: StoreSettings, directory: Path, sharing: Sharing) -
         used_bytes: Callable[[], int]
         bucket = await stack.enter_async_context(open_bucket(settings.objects))
         far = ObjectStore(bucket, expires_seconds=expires_seconds, trusted_seconds=settings.objects.trusted_seconds)
-        near: BlobStore
+        results = ObjectActionCache(bucket, expires_seconds=expires_seconds)
         if sharing == "without":
-            near = memory = MemoryStore(settings.memory_bytes)
-            used_bytes = partial(getattr, memory, "used_bytes")
-        elif sharing == "guest":
+            blobs = Verified(Remembered(far, settings.memory_bytes))
+            yield Stores(blobs, Complete(results, blobs), int)
+            return
+        near: BlobStore
+        if sharing == "guest":
             near = await stack.enter_async_context(SharedDisk(directory))
             used_bytes = int  # the owner counts what is there
         else:
@@ -114,7 +117,6 @@ async def _objects(settings: StoreSettings, directory: Path, sharing: Sharing) -
             near = await stack.enter_async_context(disk)
             used_bytes = partial(getattr, disk, "used_bytes")
         blobs = Verified(await stack.enter_async_context(Tiered(near, far)))
-        results = ObjectActionCache(bucket, expires_seconds=expires_seconds)
         yield Stores(blobs, Complete(results, blobs), used_bytes)
 
 

@@ -60,7 +60,7 @@ class FaultyObjects:
         if key not in self.objects:
             raise FileNotFoundError(f"object at location {key} not found")
         data, modified = self.objects[key]
-        return {"size": len(data), "last_modified": datetime.fromtimestamp(modified, UTC)}
+        return {"size": len(data), "last_modified": datetime.fromtimestamp(modified, UTC), "e_tag": str(hash(data))}
 
     async def head_async(self, key: str) -> dict[str, Any]:
         await self._request("HEAD")

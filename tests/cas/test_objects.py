@@ -60,7 +60,6 @@ async def test_a_presence_is_asked_for_once_and_trusted_for_its_time(
     objects.requests.clear()
     for _ in range(3):
         assert await store.find_missing([digest]) == set()
-        await store.write_many([(digest, data)])
     assert objects.requests == []
 
     clock.now += 3601
@@ -156,6 +155,25 @@ async def test_an_object_that_is_not_the_blob_is_missing_until_it_is_written_aga
     await store.put(digest, in_chunks(data))
     assert await store.find_missing([digest]) == set()
     assert await read(store, digest) == data
+
+
+@pytest.mark.parametrize("size_bytes", [10, 3 * MIB])
+async def test_a_wrong_object_that_another_server_has_replaced_is_the_blob(
+    store: ObjectStore, bucket: Bucket, objects: FaultyObjects, size_bytes: int
+) -> None:
+    """Clients that are told here that it is missing may upload it there, where it was seen before."""
+    other = ObjectStore(bucket, clock=objects.clock)
+    digest, data = blob(size_bytes)
+    await other.put(digest, in_chunks(data))
+    objects.objects[f"p/{key_of(digest)}"] = (b"!" + data[1:], objects.clock())
+    with pytest.raises(BlobNotFound):
+        await read(store, digest)
+    assert await store.find_missing([digest]) == {digest}
+
+    await other.put(digest, in_chunks(data))
+
+    assert await read(store, digest) == data
+    assert await store.find_missing([digest]) == set()
 
 
 async def test_the_last_piece_of_a_wrong_blob_is_never_passed_on(store: ObjectStore, objects: FaultyObjects) -> None:
