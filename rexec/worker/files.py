@@ -299,6 +299,8 @@ class FileCache:
             self._reserved_bytes -= key.digest.size_bytes
             if key in whole:
                 arrival.file = CachedFile(key, arrival.pins - (1 if pins == 0 else 0))
+                if pins == 0:  # an action's output: who else has a descriptor of it nobody knows
+                    arrival.file.changed_ns = NEVER
                 self._index.add(arrival.file)
             arrival.done.set_result(None)
         self._released.set()

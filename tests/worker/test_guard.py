@@ -412,6 +412,22 @@ async def test_36_a_file_that_was_changed_when_the_agent_was_killed_is_found_by_
             assert (again.forget(), again.touched, after.read(1)) == (0, set(), b"input 1")
 
 
+async def test_36_an_output_that_somebody_writes_to_after_it_was_taken_in_is_not_used(
+    sight: Sight, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    output.write_bytes(b"input 1")
+    given_away = os.open(output, os.O_WRONLY)
+    await sight.cache.take([(sight.key(1), str(output))])
+    status = os.stat(sight.path(1))
+    os.pwrite(given_away, b"I", 0)
+    os.utime(given_away, ns=(status.st_mtime_ns, status.st_mtime_ns))
+    os.close(given_away)
+    with await sight.hold() as hold:
+        hold.look()
+        assert (hold.forget(), hold.touched) == (0, {sight.key(1)})
+
+
 async def test_a_file_that_is_forgotten_while_it_gets_its_watch_keeps_none(tmp_path: Path) -> None:
     class Slow(FileWatch):
         def add(self, path: str) -> int:
