@@ -210,12 +210,12 @@ async def _replicas(namespace: Namespace) -> int:
     return int(json.loads(await namespace.api.get(path))["spec"]["replicas"])
 
 
-async def _work(server: Server, log: Path) -> None:
-    """Actions for the pool that write down when they begin, all of them at once."""
+async def _work(server: Server, log: Path, actions: int = ACTIONS) -> None:
+    """Actions for the pool that write down that they begin, all of them at once."""
     async with connected(Options(server.address)) as client:
         await client.connect()
         async with asyncio.TaskGroup() as tasks:
-            for number in range(ACTIONS):
+            for number in range(actions):
                 script = f"echo {number} >> {log}; sleep {ACTION_SECONDS}"
                 tasks.create_task(
                     run(client, script, platform=[("Pool", "linux")], do_not_cache=True, request={"timeout": 300.0})
@@ -259,7 +259,7 @@ async def test_a_horizontal_pod_autoscaler_follows_the_work_and_loses_none(
 
             await until(is_back, "a single worker again")
             print(f"1 replica {time.monotonic() - ended:.0f} s later")
-            # Workers that the autoscaler took away while they ran something ended it first.
+            # Whatever workers the autoscaler took away, they ended what they ran: nothing has begun twice.
             assert sorted(map(int, log.read_text().split())) == list(range(ACTIONS))
             gone = [each for each in nodes.containers() if each.pod.startswith("rexec-worker-linux") and each.ended_at]
             assert len(gone) >= MOST_REPLICAS - 1
@@ -276,6 +276,35 @@ async def _why(namespace: Namespace, autoscaler: Manifest) -> str:
     """What the autoscaler says of itself."""
     kind = namespace.path("horizontalpodautoscalers", f"/apis/{autoscaler['apiVersion']}")
     return (await namespace.api.get(f"{kind}/rexec-worker-linux")).decode()
+
+
+@pytest.mark.usefixtures("surroundings")
+async def test_workers_that_are_taken_away_end_what_they_run(
+    cluster: Cluster, namespace: Namespace, server: Server, nodes: Nodes, served: list[str], tmp_path: Path
+) -> None:
+    (workers,) = example("workers", server, namespace.name, nodes, served)
+    workers["spec"]["replicas"] = 2
+    applied([workers], cluster.kubeconfig)
+    log = tmp_path / "begun"
+
+    async def both_run() -> bool:
+        return log.exists() and len(log.read_text().split()) == 2
+
+    async def is_empty() -> bool:
+        return not await namespace.pods()
+
+    try:
+        work = asyncio.create_task(_work(server, log, 2))
+        await until(both_run, "two actions on two workers")
+        path = f"{namespace.path('deployments', '/apis/apps/v1')}/rexec-worker-linux"
+        await namespace.api.patch(path, {"spec": {"replicas": 0}})
+        await work
+        await until(is_empty, "the workers to go")
+        assert sorted(log.read_text().split()) == ["0", "1"]
+        ended = [each for each in nodes.containers() if each.pod.startswith("rexec-worker-linux")]
+        assert [each.exit_code for each in ended][-2:] == [0, 0]
+    finally:
+        await _deleted(namespace, "deployments", "rexec-worker-linux")
 
 
 @pytest.mark.usefixtures("surroundings")
