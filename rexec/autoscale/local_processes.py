@@ -212,12 +212,17 @@ class LocalProcesses:
     def _pass_on(self, running: _Running) -> None:
         """Give the sink what a worker has said since the last time. In a thread."""
         sink = self._sink or sys.stderr.buffer
-        with suppress(OSError, ValueError), running.output.open("rb+") as file:
+        with suppress(OSError), running.output.open("rb+") as file:
+            # What is written meanwhile is for the next time: one that never stops must not keep this thread.
+            size_bytes = os.fstat(file.fileno()).st_size
             file.seek(running.passed_on)
-            while data := file.read(1 << 16):
+            while running.passed_on < size_bytes and (data := file.read(1 << 16)):
                 running.passed_on += len(data)
-                sink.write(data)
-            sink.flush()
+                # A reader of ours that is gone, or a disk that is full, must not let the file grow.
+                with suppress(OSError, ValueError):
+                    sink.write(data)
+            with suppress(OSError, ValueError):
+                sink.flush()
             if running.passed_on >= MAX_LOG_BYTES:
                 # What is said in this moment is lost; it is appended, so the rest comes at the beginning.
                 file.truncate(0)

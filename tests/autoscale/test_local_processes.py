@@ -218,6 +218,46 @@ async def test_what_workers_say_is_passed_on(tmp_path: Path) -> None:
         assert world.sink.getvalue() == b"hello\nthere\n"
 
 
+class Broken(io.BytesIO):
+    """A pipe whose reader is gone."""
+
+    def write(self, _data: object) -> int:
+        raise BrokenPipeError
+
+
+async def test_the_file_of_a_worker_that_says_a_lot_does_not_grow_when_nobody_hears_it(tmp_path: Path) -> None:
+    async with scripts(tmp_path) as made:
+        made.processes._sink = Broken()
+        made.script = f"head -c {2 * local_processes.MAX_LOG_BYTES} /dev/zero; {WAITS}"
+        await made.start("a")
+        await made.ready("a")
+        made.processes._pass_on(made.processes._processes["a"])
+        assert made.work_dirs["a"].with_suffix(".log").stat().st_size == 0
+
+
+async def test_what_is_said_while_it_is_passed_on_is_for_the_next_time(tmp_path: Path) -> None:
+    async with scripts(tmp_path) as made:
+
+        class Echo(io.BytesIO):
+            """Whatever is passed on makes the worker say more."""
+
+            heard = 0
+
+            def write(self, data: object) -> int:
+                self.heard += 1
+                assert self.heard < 5, "it is passed on without end"
+                with log.open("ab") as file:
+                    file.write(b"more")
+                return len(bytes(data))  # type: ignore[call-overload]
+
+        made.processes._sink = Echo()
+        await made.start("a")
+        await made.ready("a")
+        log = made.work_dirs["a"].with_suffix(".log")
+        made.processes._pass_on(made.processes._processes["a"])
+        assert log.read_bytes().endswith(b"more")
+
+
 def test_the_last_line_is_one_that_says_something(tmp_path: Path) -> None:
     path = tmp_path / "log"
     assert last_line(path) == ""
