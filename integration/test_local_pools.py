@@ -60,10 +60,10 @@ class Ran:
 
 
 @contextmanager
-def pooled(folder: Path, workers: str, *flags: str, config: str = "") -> Iterator[Server]:
+def pooled(folder: Path, workers: str, *flags: str, config: str = "", more: str = "") -> Iterator[Server]:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "rexec.toml"
-    file.write_text(config + POOL)
+    file.write_text(config + POOL + more)
     with running_server(folder, 1, ("--workers", workers, "--config", str(file), *flags)) as server:
         yield server
 
@@ -236,6 +236,12 @@ def test_a_minimum_is_kept_and_replaced(tmp_path: Path) -> None:
         server.kill_worker(first)
         wait_until(lambda: bool(set(workers_below(server.process.pid)) - {first}), "another one", 60)
         run_all(server, ["echo one"])[0].expect()
+
+
+def test_actions_of_a_pool_start_with_its_environment(tmp_path: Path) -> None:
+    config = "[worker.environment]\nPATH = '/bin:/usr/bin'\nKEPT = 'kept'\nCHANGED = 'before'\n"
+    with pooled(tmp_path, "0..1", config=config, more="environment = {CHANGED = 'after = $HOME'}\n") as server:
+        run_all(server, ["test \"$KEPT, $CHANGED\" = 'kept, after = $HOME'"])[0].expect()
 
 
 def test_the_core_of_several_processes_owns_the_pool(tmp_path: Path) -> None:
