@@ -19,26 +19,16 @@ from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
-import structlog
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
 from cas.context import ANYONE, Identity, RequestContext
-from cas.errors import (
-    Code,
-    Internal,
-    MalformedRequest,
-    NotAllowed,
-    NotAuthenticated,
-    NotFound,
-    QueueFull,
-    SchedulerStops,
-    StatusError,
-)
+from cas.errors import Code, QueueFull, StatusError
 from protos.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 from protos.methods import GeneratedModule, Method, methods_of
 from rexec.auth.credentials import Credentials
+from rexec.call_outcome import CallOutcome, EachParsed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -46,8 +36,6 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import ServiceDescriptor
 
     ServicerContext = aio.ServicerContext[bytes, bytes]
-
-log = structlog.get_logger()
 
 MAX_RECEIVED_BYTES = 16 << 20
 """A request may be this large. FindMissingBlobs of 100,000 digests is 8 MiB, of SHA-512 14 MiB; Buck2 sends blobs in single
@@ -206,7 +194,7 @@ class RpcServer:
     def _gathering(self, method: Method, implementation: Callable[..., Awaitable[Message]]) -> Any:
         async def call(requests: AsyncIterator[bytes], context: ServicerContext) -> bytes:
             return await self._answer(
-                method, context, lambda ctx, seen: implementation(_EachParsed(method, requests, seen), ctx)
+                method, context, lambda ctx, seen: implementation(EachParsed(method, requests, seen), ctx)
             )
 
         return call
@@ -220,13 +208,16 @@ class RpcServer:
     def _conversing(self, method: Method, implementation: Callable[..., AsyncGenerator[Message, None]]) -> Any:
         async def call(requests: AsyncIterator[bytes], context: ServicerContext) -> None:
             await self._stream(
-                method, context, lambda ctx, seen: implementation(_EachParsed(method, requests, seen), ctx)
+                method, context, lambda ctx, seen: implementation(EachParsed(method, requests, seen), ctx)
             )
 
         return call
 
     async def _answer(
-        self, method: Method, context: ServicerContext, call: Callable[[RequestContext, _Outcome], Awaitable[Message]]
+        self,
+        method: Method,
+        context: ServicerContext,
+        call: Callable[[RequestContext, CallOutcome], Awaitable[Message]],
     ) -> bytes:
         failure: StatusError
         with self._counted(method.path) as outcome:
@@ -242,7 +233,7 @@ class RpcServer:
         self,
         method: Method,
         context: ServicerContext,
-        call: Callable[[RequestContext, _Outcome], AsyncGenerator[Message, None]],
+        call: Callable[[RequestContext, CallOutcome], AsyncGenerator[Message, None]],
     ) -> None:
         failure: StatusError | None = None
         with self._counted(method.path) as outcome:
@@ -255,7 +246,7 @@ class RpcServer:
         if failure is not None:
             await _abort(context, failure)
 
-    async def _context(self, method: Method, context: ServicerContext, outcome: _Outcome) -> RequestContext:
+    async def _context(self, method: Method, context: ServicerContext, outcome: CallOutcome) -> RequestContext:
         if self._calls > self._max_calls:
             raise QueueFull(f"{self._calls} calls are under way, and the limit is {self._max_calls}")
         headers: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
@@ -277,8 +268,8 @@ class RpcServer:
         )
 
     @contextmanager
-    def _counted(self, path: str) -> Iterator[_Outcome]:
-        outcome = _Outcome(path)
+    def _counted(self, path: str) -> Iterator[CallOutcome]:
+        outcome = CallOutcome(path)
         started = time.monotonic()
         self._calls += 1
         try:
@@ -290,80 +281,6 @@ class RpcServer:
             self._calls -= 1
             seconds = time.monotonic() - started
             self._observer.rpc_ended(path, outcome.code, seconds, outcome.received_bytes, outcome.sent_bytes)
-
-
-class _Outcome:
-    """How a call ended, how many bytes it moved, and what the log says of it."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.code = Code.OK
-        self.peer = ""
-        self.caller = ""
-        self.received_bytes = 0
-        self.sent_bytes = 0
-
-    def parsed(self, method: Method, data: bytes) -> Message:
-        """A message of the client's, counted. Raises MalformedRequest."""
-        self.received_bytes += len(data)
-        return _parsed(method, data)
-
-    def encoded(self, message: Message) -> bytes:
-        """A message of ours, counted."""
-        data = message.SerializeToString()
-        self.sent_bytes += len(data)
-        return data
-
-    def failed(self, error: Exception) -> StatusError:
-        """The status that `error` is for the client. One line in the log for his fault, a traceback for ours."""
-        match error:
-            case NotFound() | SchedulerStops():
-                failure: StatusError = error  # the normal answer of a cache, or told once for all calls: no line
-            case NotAuthenticated() | NotAllowed():
-                failure = error  # whose text says nothing
-                reason = str(error.__cause__ or error)[:500]
-                log.info("call refused", method=self.path, peer=self.peer, caller=self.caller, reason=reason)
-            case StatusError():
-                failure = error
-                log.info(
-                    "call refused", method=self.path, code=error.code.name, peer=self.peer, reason=str(error)[:500]
-                )
-            case _:
-                failure = Internal()
-                log.exception("call failed", method=self.path, exc_info=error)
-        self.code = failure.code
-        return failure
-
-
-def _parsed(method: Method, data: bytes) -> Message:
-    try:
-        return method.request_type.FromString(data)
-    except DecodeError as error:
-        raise MalformedRequest(
-            f"request of {method.path} is not a {method.request_type.DESCRIPTOR.full_name}"
-        ) from error
-
-
-class _EachParsed:
-    """The messages of a request stream. A class and not a generator: one that is left before its end, as by a Write of a
-    blob that exists, would cost a task to close it."""
-
-    __slots__ = ("_method", "_next", "_requests", "_seen")
-
-    def __init__(self, method: Method, requests: AsyncIterator[bytes], seen: _Outcome) -> None:
-        self._method = method
-        self._seen = seen
-        self._requests = requests
-        # Made at the first use: gRPC's iterator complains of one that is made and never used, as by a call that is refused.
-        self._next: Callable[[], Awaitable[bytes]] | None = None
-
-    def __aiter__(self) -> AsyncIterator[Message]:
-        return self
-
-    async def __anext__(self) -> Message:
-        if self._next is None:
-            self._next = aiter(self._requests).__anext__
-        return self._seen.parsed(self._method, await self._next())
 
 
 MAX_DETAILS_BYTES = 4 << 10
