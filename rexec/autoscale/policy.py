@@ -11,8 +11,9 @@ Each kind of work is placed, first what fits the fewest pools, where it costs le
    worker is started for what is done when it comes;
 4. in new workers of the cheapest pool that may start some; what it may not start the next one does.
 
-Pools grow at once. They shrink only by workers that have had nothing to do for `idle_seconds`, and by those that start and
-that nobody has needed for a while (rexec/autoscale/lately.py): so a queue that jumps up and down moves nothing. A worker that
+Pools grow at once. They shrink only by workers that have had nothing to do for `idle_seconds`, or stand in the way of others of
+their family that is as large as it may be, and by those that start and that nobody has needed for a while
+(rexec/autoscale/lately.py): so a queue that jumps up and down moves nothing. A worker that
 runs something is never named. One that is AWAY may come back with what it runs: it takes up room and serves nothing that waits.
 """
 
@@ -26,7 +27,7 @@ from typing import Final
 from rexec.autoscale.decision import PoolDecision
 from rexec.autoscale.matching import Offers, cheapest_first, slots_taken
 from rexec.autoscale.need import places, task_seconds
-from rexec.autoscale.room import Room, workers_for
+from rexec.autoscale.room import SETTLED_SECONDS, Room, workers_for
 from rexec.autoscale.view import Member, PoolView, Waiting
 
 UNLIMITED: Final = 1_000_000
@@ -54,10 +55,17 @@ def decide(
         fitting = cheapest_first(work, offers.possible(work)) if work.tasks > 0 else []
         if fitting:
             kinds.append((work, fitting))
-    # Not by how much there is of it: more work of one kind must not take from another kind what it had.
+    # Not by how much there is of it: more work of one kind must not take from another kind what it had. Tenants take turns, so
+    # that one who asks for hundreds of container images leaves something of a limit to others.
     kinds.sort(key=lambda kind: (len(kind[1]), *_identity(kind[0])))
+    turns: dict[str, int] = defaultdict(int)
+    in_turn = []
     for work, fitting in kinds:
+        turns[work.tenant] += 1
+        in_turn.append((len(fitting), turns[work.tenant], work, fitting))
+    for _pools, _turn, work, fitting in sorted(in_turn, key=lambda entry: entry[:2]):
         plan.place(work, fitting)
+    plan.make_room()
     return {pool.name: plan.decision(pool, held_back) for pool in pools}
 
 
@@ -88,6 +96,8 @@ class _Family:
     max: int
     workers: int = 0
     """Those there are, whatever they do, and those that are to be asked for."""
+    short: int = 0
+    """Workers without anything to do that should make room for others."""
 
 
 class _Plan:
@@ -151,6 +161,15 @@ class _Plan:
         first.missing += placing.left * slots
         placing.note(first, placing.left)
 
+    def make_room(self) -> None:
+        """Find how many workers without anything to do stand in the way of work for other pools of their family. Those that are
+        leaving already make room, too."""
+        for room in self.rooms.values():
+            leaving = room.all - room.present
+            self.families[room.pool.family].short += workers_for(room.missing, room.slots) - leaving
+        for family in self.families.values():
+            family.short = max(0, family.short) if family.workers >= family.max else 0
+
     def decision(self, pool: PoolView, held_back: str) -> PoolDecision:
         """What has come out for a pool."""
         room = self.rooms[pool.name]
@@ -158,7 +177,9 @@ class _Plan:
         wanted = max(room.in_use, min(pool.min, pool.max))
         missing = workers_for(room.missing, room.slots)
         cancel = _unneeded(room, wanted) if not starts else ()
-        leave = _idle(room, len(cancel))
+        family = self.families[pool.family]
+        leave = _idle(room, len(cancel), family.short)
+        family.short -= min(family.short, len(leave))
         return PoolDecision(
             target=room.present + starts - len(cancel) - len(leave),
             start=starts,
@@ -229,12 +250,14 @@ def _unneeded(room: Room, wanted: int) -> tuple[str, ...]:
     return tuple(member.name for member in youngest_first[:number])
 
 
-def _idle(room: Room, cancelled: int) -> tuple[str, ...]:
-    """Workers without anything to do, for longer than they may be or too many for `max`, that nothing waits for."""
+def _idle(room: Room, cancelled: int, short: int) -> tuple[str, ...]:
+    """Workers without anything to do, for longer than they may be or too many for `max`, that nothing waits for; and up to
+    `short` that have had nothing to do for a moment, to make room for others."""
     pool = room.pool
     longest_first = sorted(room.idle, key=lambda member: (-member.idle_seconds, member.name))
     too_many = room.present - cancelled - pool.max
     long_idle = sum(member.idle_seconds >= pool.idle_seconds for member in longest_first)
     spare = len(room.idle) - workers_for(room.idle_used, room.slots)
-    number = max(min(long_idle, spare, room.ready - pool.min), min(too_many, len(longest_first)), 0)
+    in_the_way = min(short, sum(member.idle_seconds > SETTLED_SECONDS for member in longest_first))
+    number = max(min(max(long_idle, in_the_way), spare, room.ready - pool.min), min(too_many, len(longest_first)), 0)
     return tuple(member.name for member in longest_first[:number])
