@@ -10,8 +10,7 @@ from pathlib import Path
 
 import click
 
-from rexec.address import channel_target
-from rexec.command_line import CONFIG, LEVEL, configured, run
+from rexec.command_line import CONFIG, LEVEL, addresses_in, configured, connecting, run
 from rexec.config import Config
 from rexec.local_pools import autoscaling_of
 
@@ -27,23 +26,17 @@ from rexec.local_pools import autoscaling_of
 @click.option(
     "--config", type=CONFIG, required=True, metavar="FILE", help="TOML file with the pools: [[autoscale.pools]]."
 )
-@click.option("--tls-ca", metavar="FILE", help="Authorities to trust for grpcs://. [default: the public ones]")
-@click.option("--tls-certificate", metavar="FILE", help="Certificate to show, if the server wants one; with --tls-key.")
-@click.option("--tls-key", metavar="FILE", help="Private key of the certificate.")
-@click.option("--token-file", metavar="FILE", help="File with the bearer token to show.")
+@connecting
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--metrics-listen", metavar="HOST:PORT", help="Answer /metrics, /healthz and /readyz over HTTP there.")
 @click.option("--log-level", type=LEVEL, help="[default: info]")
 def autoscale(
     servers: str,
     config: Path,
-    tls_ca: str | None,
-    tls_certificate: str | None,
-    tls_key: str | None,
-    token_file: str | None,
     dry_run: bool,
     metrics_listen: str | None,
     log_level: str | None,
+    **connection: str | None,
 ) -> None:
     """Start workers for the work that waits, and end those without any.
 
@@ -51,20 +44,12 @@ def autoscale(
     again; meanwhile nothing is started or ended. Pods outlive this process: the next one goes on with them. `rexec serve` does
     all this itself if pools are in its configuration.
     """
-    addresses = tuple(part.strip() for part in servers.split(","))
-    for address in addresses:
-        try:
-            channel_target(address)
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="--server") from error
+    addresses = addresses_in(servers, "--server")
     settings = configured(
         config,
-        connection__tls_ca=tls_ca,
-        connection__tls_certificate=tls_certificate,
-        connection__tls_key=tls_key,
-        connection__token_file=token_file,
         server__metrics_listen=metrics_listen,
         server__log_level=log_level,
+        **connection,
     )
     pools = autoscaling_of(settings).pools
     if not pools:

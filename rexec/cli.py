@@ -12,7 +12,7 @@ from rexec import __version__
 from rexec.address import channel_target
 from rexec.agent_copy import copy_agent_command
 from rexec.autoscale_command import autoscale
-from rexec.command_line import CONFIG, configured, run
+from rexec.command_line import CONFIG, configured, connecting, run
 from rexec.config import ConfigError
 from rexec.drain_command import drain
 from rexec.exposure import warnings
@@ -71,20 +71,14 @@ main.add_command(copy_agent_command)
 @click.option("--follow", "-f", is_flag=True, help="Go on until the action has ended.")
 @click.option("--stdout", "outputs", flag_value="stdout", multiple=True, help="Standard output only.")
 @click.option("--stderr", "outputs", flag_value="stderr", multiple=True, help="Standard error only.")
-@click.option("--tls-ca", metavar="FILE", help="Authorities to trust for grpcs://. [default: the public ones]")
-@click.option("--tls-certificate", metavar="FILE", help="Certificate to show, if the server wants one; with --tls-key.")
-@click.option("--tls-key", metavar="FILE", help="Private key of the certificate.")
-@click.option("--token-file", metavar="FILE", help="File with the bearer token to show.")
+@connecting
 def logs(
     operation: str,
     server: str,
     instance: str,
     follow: bool,
     outputs: tuple[str, ...],
-    tls_ca: str | None,
-    tls_certificate: str | None,
-    tls_key: str | None,
-    token_file: str | None,
+    **connection: str | None,
 ) -> None:
     """Show what an action prints, while it runs or afterwards.
 
@@ -95,13 +89,7 @@ def logs(
         channel_target(server)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--server") from error
-    settings = configured(
-        None,
-        connection__tls_ca=tls_ca,
-        connection__tls_certificate=tls_certificate,
-        connection__tls_key=tls_key,
-        connection__token_file=token_file,
-    )
+    settings = configured(None, **connection)
     from rexec.logs_command import NoLogs, Wanted, show_logs
 
     targets = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
+from rexec.address import channel_target
 from rexec.config import Config, ConfigError, load, with_changes
 
 CONFIG = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -16,8 +17,47 @@ CONFIG = click.Path(exists=True, dir_okay=False, path_type=Path)
 LEVEL = click.Choice(["debug", "info", "warning", "error"])
 """The type of an option that says what is logged."""
 
+Command = TypeVar("Command", bound=Callable[..., None])
+
 _IN_PAIRS = ("--tls-certificate", "--tls-key")
 """Options of which one alone is refused."""
+
+
+def connecting(command: Command) -> Command:
+    """The options that say who asks, for a command that takes them as `**connection` and hands that on to `configured`."""
+    for option in reversed(
+        (
+            click.option(
+                "--tls-ca",
+                "connection__tls_ca",
+                metavar="FILE",
+                help="Authorities to trust for grpcs://. [default: the public ones]",
+            ),
+            click.option(
+                "--tls-certificate",
+                "connection__tls_certificate",
+                metavar="FILE",
+                help="Certificate to show, if the server wants one; with --tls-key.",
+            ),
+            click.option("--tls-key", "connection__tls_key", metavar="FILE", help="Private key of the certificate."),
+            click.option(
+                "--token-file", "connection__token_file", metavar="FILE", help="File with the bearer token to show."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def addresses_in(text: str, option: str) -> tuple[str, ...]:
+    """The servers of an option ADDR[,ADDR]. Raises click.BadParameter for what is no address of one."""
+    addresses = tuple(part.strip() for part in text.split(","))
+    for address in addresses:
+        try:
+            channel_target(address)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint=option) from error
+    return addresses
 
 
 def configured(file: Path | None, **changes: Any) -> Config:

@@ -13,8 +13,8 @@ from typing import Final
 
 import click
 
-from rexec.address import channel_target, host_and_port, is_loopback
-from rexec.command_line import CONFIG, LEVEL, configured, run
+from rexec.address import host_and_port, is_loopback
+from rexec.command_line import CONFIG, LEVEL, addresses_in, configured, connecting, run
 from rexec.config import Config
 from rexec.tls_settings import TlsSettings
 
@@ -56,10 +56,7 @@ class CannotAnswer(Exception):
     metavar="HOST:PORT",
     help="Answer KEDA's questions there, without TLS and whoever asks. [default: nowhere]",
 )
-@click.option("--tls-ca", metavar="FILE", help="Authorities to trust for grpcs://. [default: the public ones]")
-@click.option("--tls-certificate", metavar="FILE", help="Certificate to show the server, if it wants one.")
-@click.option("--tls-key", metavar="FILE", help="Private key of that certificate.")
-@click.option("--token-file", metavar="FILE", help="File with the bearer token to show the server.")
+@connecting
 @click.option("--config", type=CONFIG, metavar="FILE", help="TOML file; [connection] and [server] log_level count.")
 @click.option("--log-level", type=LEVEL, help="[default: info]")
 def external_metrics(
@@ -70,12 +67,9 @@ def external_metrics(
     front_proxy_ca: str | None,
     front_proxy_names: tuple[str, ...],
     keda_listen: str | None,
-    tls_ca: str | None,
-    tls_certificate: str | None,
-    tls_key: str | None,
-    token_file: str | None,
     config: Path | None,
     log_level: str | None,
+    **connection: str | None,
 ) -> None:
     """Tell the autoscalers of a Kubernetes cluster how many workers are wanted.
 
@@ -83,12 +77,7 @@ def external_metrics(
     triggers cannot ask the server themselves for want of a token. docs/kubernetes-autoscalers.md has the manifests. `rexec
     autoscale`, which starts and ends workers itself, needs none of this.
     """
-    addresses = tuple(part.strip() for part in servers.split(","))
-    for address in addresses:
-        try:
-            channel_target(address)
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="--server") from error
+    addresses = addresses_in(servers, "--server")
     for option, where in (("--listen", listen), ("--keda-listen", keda_listen or LISTENS)):
         try:
             host_and_port(where)
@@ -104,11 +93,8 @@ def external_metrics(
         raise click.UsageError("--front-proxy-name is given, expected --front-proxy-ca as well")
     settings = configured(
         config,
-        connection__tls_ca=tls_ca,
-        connection__tls_certificate=tls_certificate,
-        connection__tls_key=tls_key,
-        connection__token_file=token_file,
         server__log_level=log_level,
+        **connection,
     )
     from rexec import logs
 

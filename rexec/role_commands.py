@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from rexec import __version__
-from rexec.address import channel_target
 from rexec.client_flags import Access, client_flags, frontend_flags, reachable, worker_flags
-from rexec.command_line import CONFIG, LEVEL, configured, run
+from rexec.command_line import CONFIG, LEVEL, addresses_in, configured, connecting, run
 from rexec.config import Config, ServerSettings
 from rexec.exposure import FRONTEND_POWERS, SCHEDULER_POWERS, warnings
 
@@ -79,10 +78,7 @@ def scheduler(
     help="grpc[s]://HOST:PORT of the scheduler, and of those that stand by for it. [default: of the --config FILE]",
 )
 @click.option("--listen", multiple=True, metavar="HOST:PORT", help="Where clients connect. [default: 127.0.0.1:8980]")
-@click.option("--tls-ca", metavar="FILE", help="Authorities to trust for grpcs://. [default: the public ones]")
-@click.option("--tls-certificate", metavar="FILE", help="Certificate to show the scheduler; with --tls-key.")
-@click.option("--tls-key", metavar="FILE", help="Private key of the certificate.")
-@click.option("--token-file", metavar="FILE", help="File with the bearer token to show the scheduler.")
+@connecting
 @click.option("--name", metavar="NAME", help="The frontend's name in the scheduler's log. [default: HOST-PID]")
 @click.option("--config", type=CONFIG, metavar="FILE", help="TOML file with every other option.")
 @click.option("--metrics-listen", metavar="HOST:PORT", help="Answer /metrics, /healthz and /readyz over HTTP there.")
@@ -90,37 +86,26 @@ def scheduler(
 def frontend(
     schedulers: str | None,
     listen: tuple[str, ...],
-    tls_ca: str | None,
-    tls_certificate: str | None,
-    tls_key: str | None,
-    token_file: str | None,
     name: str | None,
     config: Path | None,
     metrics_listen: str | None,
     log_level: str | None,
+    **connection: str | None,
 ) -> None:
     """Answer clients for a `rexec scheduler`.
 
     A frontend keeps nothing: start as many as the clients need, stop them at any time. Workers may connect to one too. Its
     store is the scheduler's unless [store] of the configuration says "remote".
     """
-    addresses = [part.strip() for part in schedulers.split(",")] if schedulers is not None else None
-    for address in addresses or ():
-        try:
-            channel_target(address)
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="--scheduler") from error
+    addresses = None if schedulers is None else addresses_in(schedulers, "--scheduler")
     settings = configured(
         config,
         frontend__schedulers=addresses,
         frontend__name=name,
         server__listen=listen or None,
-        connection__tls_ca=tls_ca,
-        connection__tls_certificate=tls_certificate,
-        connection__tls_key=tls_key,
-        connection__token_file=token_file,
         server__metrics_listen=metrics_listen,
         server__log_level=log_level,
+        **connection,
     )
     if not settings.frontend.schedulers:
         raise click.UsageError("no scheduler is named: give --scheduler, or [frontend] schedulers in the --config FILE")

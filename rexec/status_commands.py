@@ -7,11 +7,12 @@ import shutil
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rexec.address import channel_target
+from rexec.command_line import Command, configured, connecting
 
 if TYPE_CHECKING:
     from cas.connection_settings import ConnectionSettings
@@ -26,8 +27,6 @@ STAGES = {
 """REAPI ExecutionStage.Value by what is said on the command line."""
 
 DEFAULT_SERVER = "grpc://127.0.0.1:8980"
-
-Command = TypeVar("Command", bound=Callable[..., None])
 
 
 def reaching(command: Command) -> Command:
@@ -49,12 +48,7 @@ def reaching(command: Command) -> Command:
                 metavar="NAME",
                 help='Only this instance; may be repeated, "" is the one without a name. [default: all that you may use]',
             ),
-            click.option(
-                "--tls-ca", metavar="FILE", help="Authorities to trust for grpcs://. [default: the public ones]"
-            ),
-            click.option("--tls-certificate", metavar="FILE", help="Certificate to show; with --tls-key."),
-            click.option("--tls-key", metavar="FILE", help="Private key of the certificate."),
-            click.option("--token-file", metavar="FILE", help="File with the bearer token to show."),
+            connecting,
             click.option(
                 "--json", "as_json", is_flag=True, help="One JSON object a line, with everything that is known."
             ),
@@ -203,12 +197,10 @@ def top(
 
 
 def settings_of(options: dict[str, str | None]) -> ConnectionSettings:
-    from cas.connection_settings import ConnectionSettings
-
     try:
-        return ConnectionSettings(**{name: value for name, value in options.items() if value is not None})
-    except ValueError as error:
-        raise click.UsageError(str(error).replace("_", "-")) from error
+        return configured(None, **options).connection
+    except click.ClickException as error:  # nothing but options was said, so it is told in their words
+        raise click.UsageError(error.message.replace("_", "-")) from error
 
 
 def instances_of(names: tuple[str, ...]) -> status_pb2.Instances | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from rexec.address import channel_target
-from rexec.command_line import CONFIG, configured, environment_in, properties_in, resources_in, run
+from rexec.command_line import CONFIG, configured, connecting, environment_in, properties_in, resources_in, run
 
 
 @click.command()
@@ -26,10 +26,7 @@ from rexec.command_line import CONFIG, configured, environment_in, properties_in
     metavar="DIR",
     help="Where actions run. [default: $XDG_STATE_HOME/rexec-worker or ~/.local/state/rexec-worker]",
 )
-@click.option("--tls-ca", metavar="FILE", help="Authorities to trust for grpcs://. [default: the public ones]")
-@click.option("--tls-certificate", metavar="FILE", help="Certificate to show, if the server wants one; with --tls-key.")
-@click.option("--tls-key", metavar="FILE", help="Private key of the certificate.")
-@click.option("--token-file", metavar="FILE", help="File with the bearer token to show.")
+@connecting
 @click.option(
     "--name",
     envvar="REXEC_WORKER_NAME",
@@ -89,10 +86,6 @@ def worker(
     slots: int | None,
     cache_dir: str | None,
     work_dir: str | None,
-    tls_ca: str | None,
-    tls_certificate: str | None,
-    tls_key: str | None,
-    token_file: str | None,
     name: str | None,
     properties: tuple[str, ...],
     environment: tuple[str, ...],
@@ -104,6 +97,7 @@ def worker(
     parent_pid: int | None,
     metrics_listen: str | None,
     log_level: str | None,
+    **connection: str | None,
 ) -> None:
     """Run actions for a server.
 
@@ -131,13 +125,10 @@ def worker(
         worker__instance_names=list(instance_names) or None,
         worker__cache_max_bytes=cache_max_bytes,
         worker__drain_grace_seconds=drain_grace_seconds,
-        connection__tls_ca=tls_ca,
-        connection__tls_certificate=tls_certificate,
-        connection__tls_key=tls_key,
-        connection__token_file=token_file,
         worker__parent_pid=parent_pid,
         worker__metrics_listen=metrics_listen,
         server__log_level=log_level,
+        **connection,
     )
     from rexec import logs
     from rexec.worker_process import CannotWork, work
