@@ -1,4 +1,5 @@
-"""The loop when everything goes wrong: workers that end as soon as they have come, that do not go, and a clock that jumps."""
+"""The loop when everything goes wrong: workers that end as soon as they have come, that do not go, a clock that jumps, and a ledger
+that cannot be read."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ import pytest
 
 from rexec.autoscale.life import STAYS_GRACE_SECONDS, STAYS_SECONDS
 from rexec.autoscale.provider import Phase
-from tests.autoscale.fleet import Fleet, pool
+from rexec.autoscale.spending import Spending
+from tests.autoscale.fleet import Fleet, Ledger, pool
 
 DAY = 86_400.0
 
@@ -88,3 +90,24 @@ async def test_a_clock_that_is_set_back_lets_nobody_start_for_a_day(monkeypatch:
         monkeypatch.setattr(fleet.clock, "wall", lambda: wall() - DAY)
         await fleet.pass_time(110)
         assert name not in fleet.names
+
+
+async def test_a_ledger_that_cannot_be_read_at_first_is_not_written_over() -> None:
+    settings = pool(price_per_hour=3600, max_cost_per_day=1000)
+    before = Fleet(settings)
+    async with before.running():
+        await before.waits(1)
+        await before.attach(busy_slots=1)
+        await before.pass_time(90)
+    text = before.ledger.text
+    fleet = Fleet(settings, ledger=Ledger(text, broken=True))
+    fleet.clock.now = before.clock.now
+    async with fleet.running():
+        await fleet.waits(1)
+        await fleet.attach(busy_slots=1)
+        await fleet.pass_time(70)
+        assert fleet.source.pools["cpp"].cost_today == pytest.approx(70, abs=10)
+        fleet.ledger.broken = False
+        await fleet.pass_time(60)
+        assert fleet.source.pools["cpp"].cost_today == pytest.approx(90 + 130, abs=15)
+    assert Spending.from_text(fleet.ledger.text, fleet.clock.wall()).total == pytest.approx(90 + 130, abs=15)
