@@ -83,6 +83,20 @@ class Spending:
                 if tenant in self._tenants or len(self._tenants) < MOST_TENANTS:
                     self._tenants[tenant] = self._tenants.get(tenant, 0.0) + cost * taken / slots
 
+    def with_more(self, later: Spending) -> Spending:
+        """This and what was counted since by another one, which is where the next time that is counted begins."""
+        if not later._pools:
+            return self
+        both = Spending(later._at)
+        for told, more, sums in (
+            (self._pools, later._pools, both._pools),
+            (self._tenants, later._tenants, both._tenants),
+        ):
+            sums.update(told)
+            for name, cost in more.items():
+                sums[name] = sums.get(name, 0.0) + cost
+        return both
+
     def to_text(self) -> str:
         """For `from_text`, as JSON."""
         return msgspec.json.encode(_Stored(self._at, self._pools, self._tenants)).decode()

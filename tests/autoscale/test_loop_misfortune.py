@@ -1,5 +1,5 @@
-"""The loop when everything goes wrong: workers that end as soon as they have come, that do not go, a clock that jumps, and a ledger
-that cannot be read."""
+"""The loop when everything goes wrong: workers that end as soon as they have come, that do not go, a clock that jumps, and a
+ledger that cannot be read."""
 
 from __future__ import annotations
 
