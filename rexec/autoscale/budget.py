@@ -57,7 +57,7 @@ def within_budgets(
         kinds = [(number, work) for number, work in enumerate(waiting) if work.tenant == tenant and work.tasks > 0]
         budget = budgets.get(tenant) or budgets.get(OTHERS, _NO_BUDGET)
         if _money(budget.max_cost_per_day, spending.of_tenant(tenant), "").startable == 0:
-            reasons[tenant] = f"{budget.max_cost_per_day:.2f} a day of tenant {tenant!r} are spent"
+            reasons[tenant] = f"{_amount(budget.max_cost_per_day)} a day of tenant {tenant!r} are spent"
             continue
         if not budget.max_slots:
             kept.update(kinds)
@@ -92,4 +92,9 @@ def _shared_out(kinds: Sequence[Waiting], slots: int) -> list[int]:
 
 def _money(most: float, spent: float, whose: str) -> Hold:
     """Nothing, once so much is spent; 0: no limit."""
-    return Hold(0, f"{most:.2f} a day {whose} are spent") if most > 0 and spent >= most else FREE
+    return Hold(0, f"{_amount(most)} a day {whose} are spent") if most > 0 and spent >= most else FREE
+
+
+def _amount(money: float) -> str:
+    """With two places; as many as it has if those would not show it, as of a budget for a trial."""
+    return f"{money:.2f}" if round(money, 2) == money else f"{money:g}"

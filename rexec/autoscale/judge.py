@@ -3,7 +3,7 @@ and what is wrong with each pool, for people."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -15,10 +15,11 @@ from rexec.autoscale.hands import Hands
 from rexec.autoscale.hold import FREE, Hold, tightest
 from rexec.autoscale.kept_spending import KeptSpending
 from rexec.autoscale.lately import WINDOW_SECONDS, Lately
+from rexec.autoscale.matching import Offers, fits
 from rexec.autoscale.policy import decide
 from rexec.autoscale.provider import Machine
 from rexec.autoscale.settings import AutoscaleSettings
-from rexec.autoscale.view import MemberState, PoolView
+from rexec.autoscale.view import MemberState, PoolView, Waiting
 
 
 class Judge:
@@ -63,14 +64,32 @@ class Judge:
             self._lately.note(name, decision.wanted, now)
         self._lately.keep(decisions)
         self._failures.keep(decisions)
+        held_up = _held_up(pools, view.waiting, over_budget)
         problems = {
-            pool.name: _problem(pool, decisions[pool.name], holds[pool.name], overall, view, machines, over_budget)
+            pool.name: _problem(
+                pool, decisions[pool.name], holds[pool.name], overall, view, machines, held_up.get(pool.name, ())
+            )
             for pool in pools
         }
         for family in self._settings.pools:
             if family.container_images and (problem := self._hands.problem_of(family)):
                 problems[family.name] = problem
         return decisions, problems
+
+
+def _held_up(
+    pools: Sequence[PoolView], waiting: Sequence[Waiting], over_budget: Mapping[str, str]
+) -> dict[str, dict[str, None]]:
+    """By pool, the budgets that leave out some of the work it could do: of other pools they say nothing."""
+    found: dict[str, dict[str, None]] = {}
+    if over_budget:
+        offers = Offers(pools)
+        for work in waiting:
+            if why := over_budget.get(work.tenant):
+                for pool in offers.possible(work):
+                    if fits(work, pool.offer):
+                        found.setdefault(pool.name, {})[why] = None
+    return found
 
 
 def _problem(
@@ -80,7 +99,7 @@ def _problem(
     overall: Hold,
     view: FleetView,
     machines: Mapping[str, Machine],
-    over_budget: Mapping[str, str],
+    over_budget: Iterable[str],
 ) -> str:
     """Why a pool does not grow as it should."""
     said: list[str] = []
@@ -95,5 +114,5 @@ def _problem(
     ]
     if stuck:
         said.append(f"{len(stuck)} on the way: {stuck[0]}")
-    said += over_budget.values()
+    said += over_budget
     return "; ".join(said)

@@ -48,6 +48,11 @@ class Life:
     first_seen_at: float
     ours: bool = False
     """Whether this process asked for it."""
+    pool: str = ""
+    family: str = ""
+    """Of one that this process asked for: what for."""
+    appeared: bool = False
+    """Whether its provider has shown it."""
     came_at: float | None = None
     """When its worker was seen first; None if it never was."""
     seen_at: float = 0.0
@@ -67,6 +72,11 @@ class Life:
         back = now - max(self.first_seen_at, heard_since) < GONE_SECONDS
         return back and machine.phase is Phase.RUNNING and wall - machine.created_at > OLD_SECONDS
 
+    @property
+    def asked_to_end(self) -> bool:
+        """Whether it was to end when it did."""
+        return self.removing or self.drained_since is not None or self.asked_to_leave_at > float("-inf")
+
     def counts_as_leaving(self, now: float) -> bool:
         """Whether it is not to be counted on."""
         return self.removing or now - self.asked_to_leave_at < ASKED_SECONDS
@@ -80,6 +90,8 @@ class Removal(msgspec.Struct, frozen=True):
     grace_seconds: float
     failure: str = ""
     """For people, if it is a start that failed."""
+    early: bool = False
+    """Whether somebody has killed it soon after it came."""
 
 
 def removal_of(
@@ -153,4 +165,5 @@ def _ended(life: Life, machine: Machine, now: float) -> Removal:
         return Removal("failed", 0.0, ending)
     if life.came_at is not None and failed and now - life.came_at < AT_ONCE_SECONDS:
         return Removal("failed", 0.0, machine.problem or f"its worker ended with exit code {code} soon after it came")
-    return Removal("left" if code == 0 else "lost", 0.0)
+    early = code != 0 and life.came_at is not None and now - life.came_at < AT_ONCE_SECONDS and not life.asked_to_end
+    return Removal("left" if code == 0 else "lost", 0.0, early=early)

@@ -17,11 +17,13 @@ from contextlib import aclosing
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 
 from protos.rexec.scheduler.v1 import autoscaling_pb2
 from rexec.autoscale.clock import Clock, SystemClock
 from rexec.autoscale.decision import PoolDecision
 from rexec.autoscale.decision_log import DecisionLog
+from rexec.autoscale.early_ends import EarlyEnds
 from rexec.autoscale.ended import Ended
 from rexec.autoscale.failures import Failures
 from rexec.autoscale.fleet_view import FleetView, fleet_view, offers_by_pool
@@ -30,7 +32,7 @@ from rexec.autoscale.judge import Judge
 from rexec.autoscale.kept_spending import KeptSpending
 from rexec.autoscale.learned import Learned
 from rexec.autoscale.ledger import ForgottenLedger, LedgerStore
-from rexec.autoscale.life import Life, removal_of
+from rexec.autoscale.life import AT_ONCE_SECONDS, Life, removal_of
 from rexec.autoscale.observer import Observer, Unobserved
 from rexec.autoscale.pool_report import pool_report
 from rexec.autoscale.provider import Machine, Phase, Provider
@@ -86,6 +88,7 @@ class Autoscaler:
         )
         self._lives: dict[str, Life] = {}
         self._ended = Ended()
+        self._early = EarlyEnds()
         self._learned = Learned()
         self._kept = KeptSpending(ledger or ForgottenLedger(), self._clock)
         self._judge = Judge(settings, self._hands, self._failures, self._kept)
@@ -176,6 +179,7 @@ class Autoscaler:
         )  # fmt: skip
         self._learned.keep(decisions)
         self._decided.keep(decisions)
+        self._early.keep(decisions)
         self._observer.decided(self._clock.monotonic() - now)
         for pool in view.pools:
             if self._hands.problem_of(view.shapes[pool.name].settings):
@@ -190,17 +194,24 @@ class Autoscaler:
             found.update(provider.machines())
         now = self._clock.monotonic()
         for name, machine in found.items():
-            if name not in self._lives:
-                self._lives[name] = Life(now)
+            life = self._lives.get(name)
+            if life is None:
+                life = self._lives[name] = Life(now)
+            life.appeared = life.appeared or name not in self._hands.asked
+            if life.ours:
+                # As old as it is by the clock that nobody sets.
+                found[name] = replace(machine, created_at=self._clock.wall() - (now - life.first_seen_at))
             if machine.phase is Phase.ENDED:
                 self._ended.note(name, now)
             else:
                 self._ended.lives(name)
         known = not any(provider.problem for provider in self._providers.values())
         for name in [name for name in self._lives if name not in found]:
-            del self._lives[name]
+            life = self._lives.pop(name)
             if known:
                 self._ended.note(name, now)
+                if life.pool and life.appeared and life.came_at is None and not life.asked_to_end:
+                    self._failures.failed(life.pool, life.family, name, "it was deleted before its worker came")
         return found
 
     def _view(self, machines: Mapping[str, Machine], now: float = 0.0, wall: float = 0.0) -> FleetView:
@@ -234,6 +245,8 @@ class Autoscaler:
                     self._failures.came(pool, seconds)
                     log.info("worker has come", pool=pool, worker=name, seconds=round(seconds, 1))
             life.seen_at = now
+            if now - life.came_at > AT_ONCE_SECONDS and name in pool_of:
+                self._early.stayed(pool_of[name])
         slots = {pool.name: pool.offer.slots for pool in view.pools}
         for pool, offers in offers_by_pool(view, self._snapshot, slots).items():
             self._learned.attached(pool, offers)
@@ -259,9 +272,11 @@ class Autoscaler:
         removal = removal_of(life, machine, worker, settings, now=now, wall=wall, heard_since=self._heard_since)
         if removal is None:
             return
-        if removal.failure and settings is not None:
+        if (removal.failure or removal.early) and settings is not None:
             shape = next((member.pool for member in view.members if member.name == name), "")
-            self._failures.failed(shape or self._shape_of(machine, view), settings.name, name, removal.failure)
+            shape = shape or self._shape_of(machine, view)
+            if failure := removal.failure or self._early.ended(shape):
+                self._failures.failed(shape, settings.name, name, failure)
         self._hands.remove(name, machine, life, removal.why, removal.grace_seconds)
 
     def _shape_of(self, machine: Machine, view: FleetView) -> str:
@@ -282,7 +297,7 @@ class Autoscaler:
             return
         for _ in range(decision.start):
             name = self._new_name(shape)
-            self._lives[name] = Life(now, ours=True)
+            self._lives[name] = Life(now, ours=True, pool=shape.name, family=shape.family)
             self._hands.start(shape, name)
         for name in cancelled:
             machine = Machine(name, shape.family, wall, Phase.WAITING, image=shape.image)

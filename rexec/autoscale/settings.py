@@ -103,11 +103,17 @@ class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     `min` of it stay. 0: no limit."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work, naming them."""
+        """Refuse values that cannot work, naming them and the pool."""
         if not POOL_NAME.fullmatch(self.name):
             raise ValueError(
                 f"name is {self.name[:80]!r}, expected 1 to 40 lower-case letters, digits and '-', not first or last"
             )
+        try:
+            self._require_usable()
+        except ValueError as error:
+            raise ValueError(f"{error} (pool {self.name})") from error
+
+    def _require_usable(self) -> None:
         _require("target_wait_seconds", self.target_wait_seconds, DAY_SECONDS, least=0.001)
         _require("start_timeout_seconds", self.start_timeout_seconds, DAY_SECONDS, least=1.0)
         _require("start_seconds", self.start_seconds, DAY_SECONDS)
@@ -120,8 +126,10 @@ class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         _require("max_cost_per_day", self.max_cost_per_day, MAX_COST)
         if not 0 <= self.min <= LARGEST_POOL:
             raise ValueError(f"min is {self.min}, expected 0 to {LARGEST_POOL}")
-        if not max(1, self.min) <= self.max <= LARGEST_POOL:
-            raise ValueError(f"max is {self.max}, expected {max(1, self.min)} to {LARGEST_POOL}")
+        if not 1 <= self.max <= LARGEST_POOL:
+            raise ValueError(f"max is {self.max}, expected 1 to {LARGEST_POOL}")
+        if self.max < self.min:
+            raise ValueError(f"max is {self.max}, expected at least min, {self.min}")
         if not 1 <= self.slots <= MAX_SLOTS:
             raise ValueError(f"slots is {self.slots}, expected 1 to {MAX_SLOTS}")
         if self.image != self.image.strip() or not self.image.isprintable():

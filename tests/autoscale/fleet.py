@@ -29,6 +29,7 @@ class HandClock:
 
     def __init__(self) -> None:
         self.now = 5000.0
+        self.epoch = 1_700_000_000.0
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._numbers = count()
 
@@ -36,7 +37,11 @@ class HandClock:
         return self.now
 
     def wall(self) -> float:
-        return 1_700_000_000.0 + self.now
+        return self.epoch + self.now
+
+    def set_forward(self, seconds: float) -> None:
+        """Somebody sets the clock on the wall."""
+        self.epoch += seconds
 
     async def sleep(self, seconds: float) -> None:
         future = asyncio.get_running_loop().create_future()
@@ -149,6 +154,11 @@ class Machines:
 
     def put(self, machine: Machine) -> None:
         self._machines[machine.name] = machine
+        self.changed.set()
+
+    def drop(self, name: str) -> None:
+        """Somebody deletes it."""
+        del self._machines[name]
         self.changed.set()
 
     def change(self, name: str, **changes: Any) -> None:

@@ -190,6 +190,43 @@ async def test_a_worker_that_was_killed_is_replaced_at_once() -> None:
         assert first not in fleet.names
 
 
+async def test_machines_that_somebody_deletes_before_they_come_are_not_asked_for_again_and_again() -> None:
+    fleet = Fleet(pool(max=2))
+    async with fleet.running():
+        await fleet.waits(2)
+        for _ in range(60):
+            for name in fleet.names:
+                fleet.machines.drop(name)
+            await fleet.clock.advance(1)
+            await fleet.heard()
+        assert fleet.machines.calls < 20
+        assert "deleted before its worker came" in fleet.source.pools["cpp"].problem
+
+
+async def test_workers_that_are_all_killed_as_soon_as_they_come_are_not_replaced_again_and_again() -> None:
+    fleet = Fleet(pool(max=1))
+    async with fleet.running():
+        await fleet.waits(1)
+        for _ in range(60):
+            for name in fleet.names:
+                await fleet.attach(busy_slots=1)
+                fleet.workers.clear()
+                fleet.machines.change(name, phase=Phase.ENDED, exit_code=137)
+            await fleet.clock.advance(1)
+            await fleet.heard()
+        assert 5 <= fleet.machines.calls < 20
+        assert "in a row were killed" in fleet.source.pools["cpp"].problem
+
+
+async def test_a_clock_that_is_set_does_not_make_workers_slow() -> None:
+    fleet = Fleet(pool(max=1, start_seconds=10))
+    async with fleet.running():
+        await fleet.waits(1)
+        fleet.clock.set_forward(86_400)
+        await fleet.attach(busy_slots=1)
+        assert fleet.source.pools["cpp"].start_seconds < 60
+
+
 async def test_the_scheduler_is_told_once_that_the_machine_of_a_worker_that_is_away_has_ended() -> None:
     fleet = Fleet(pool(max=2, target_wait_seconds=1))
     async with fleet.running():

@@ -9,6 +9,7 @@ import pytest
 
 from rexec.autoscale.life import STAYS_GRACE_SECONDS, STAYS_SECONDS
 from rexec.autoscale.provider import Phase
+from rexec.autoscale.settings import TenantBudget
 from rexec.autoscale.spending import Spending
 from tests.autoscale.fleet import Fleet, Ledger, pool
 
@@ -111,3 +112,12 @@ async def test_a_ledger_that_cannot_be_read_at_first_is_not_written_over() -> No
         await fleet.pass_time(60)
         assert fleet.source.pools["cpp"].cost_today == pytest.approx(90 + 130, abs=15)
     assert Spending.from_text(fleet.ledger.text, fleet.clock.wall()).total == pytest.approx(90 + 130, abs=15)
+
+
+async def test_a_budget_is_no_problem_of_a_pool_that_could_not_do_its_work() -> None:
+    pools = [pool("cpp", properties={"Pool": ["cpp"]}, max=9), pool("java", properties={"Pool": ["java"]}, max=9)]
+    fleet = Fleet(*pools, tenants={"alice": TenantBudget(max_slots=2)})
+    async with fleet.running():
+        await fleet.waits(9, properties={"Pool": "cpp"})
+        assert "2 slots are the most of tenant 'alice'" in fleet.source.pools["cpp"].problem
+        assert fleet.source.pools["java"].problem == ""
