@@ -253,7 +253,7 @@ def main() -> None:
     """The command line."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -m rexec.agent_bundle DIR")
-    directory = Path(sys.argv[1]).absolute()
+    directory = Path(sys.argv[1]).resolve()  # its parts say where they lie, without ".." and links
     try:
         digest = make_bundle(directory)
     except (CannotBundle, OSError) as error:

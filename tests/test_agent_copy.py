@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from rexec import agent_bundle
 from rexec.agent_copy import INSTALLED, CannotCopy, bundle_here, copy_agent
 from rexec.cli import main
 
@@ -71,6 +72,21 @@ def test_the_bundle_is_the_one_that_is_named_or_the_images(monkeypatch: pytest.M
     assert bundle_here() == INSTALLED
     monkeypatch.setenv("REXEC_AGENT_BUNDLE", "/some/bundle")
     assert bundle_here() == Path("/some/bundle")
+
+
+def test_a_bundle_is_made_where_a_path_leads_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "place").mkdir()
+    (tmp_path / "link").symlink_to("place")
+    made: list[Path] = []
+
+    def make(directory: Path) -> str:
+        made.append(directory)
+        return "digest"
+
+    monkeypatch.setattr(agent_bundle, "make_bundle", make)
+    monkeypatch.setattr("sys.argv", ["agent_bundle", str(tmp_path / "link" / ".." / "link" / "agent")])
+    agent_bundle.main()
+    assert made == [(tmp_path / "place" / "agent").resolve()]
 
 
 def test_the_command(bundle: Path, tmp_path: Path) -> None:
