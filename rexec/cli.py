@@ -19,7 +19,7 @@ from rexec.exposure import warnings
 from rexec.external_metrics_command import external_metrics
 from rexec.part_command import part
 from rexec.role_commands import frontend, named, scheduler
-from rexec.serve_command import kept_in, local_workers, serve
+from rexec.serve_command import kept_in, local_workers, pool_lines, require_server_of_pods, serve
 from rexec.status_commands import DEFAULT_SERVER, ps, top, workers
 from rexec.worker_command import worker
 
@@ -115,7 +115,8 @@ def logs(
 def check_config(file: Path) -> None:
     """Check a configuration FILE.
 
-    Exit status: 0 if `rexec serve --config FILE` would take it, else 1, and what is wrong is said.
+    Exit status: 0 if `rexec serve --config FILE` would take it, else 1, and what is wrong is said. Not looked at:
+    pod templates, buckets, clusters, and whether optional libraries are installed.
     """
     settings = configured(file)
     from rexec.auth.authentication import Authentication
@@ -126,12 +127,15 @@ def check_config(file: Path) -> None:
         Authentication(settings.auth)
         if settings.server.tls.enabled:
             read(settings.server.tls)
+        require_server_of_pods(settings)
         state_path = settings.state_path
     except (AuthUnusable, ConfigError) as error:
         raise click.ClickException(f"{file}: {error}") from error
     click.echo(f"{file}: good")
     click.echo(f"  listens on {', '.join(settings.server.listen)}; instance names {named(settings)}")
     click.echo(f"  keeps its data in {kept_in(settings, state_path)}; {local_workers(settings)}")
+    for line in pool_lines(settings):
+        click.echo(line)
     for text in warnings(settings, settings.server.listen):
         click.echo(f"  warning: {text}")
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 
 from rexec import __version__
+from rexec.address import channel_target
 from rexec.autoscale.settings import PoolKind
 from rexec.client_flags import client_flags, reachable, worker_flags
 from rexec.command_line import CONFIG, configured, run
-from rexec.config import Config
+from rexec.config import Config, ConfigError
 from rexec.exposure import warnings
 from rexec.local_pools import autoscaling_of
 from rexec.role_commands import access_of, named
@@ -113,10 +114,30 @@ def local_workers(config: Config) -> str:
     """What runs actions on this machine, for people."""
     slots = config.local_slots
     pools = [pool for pool in autoscaling_of(config).pools if pool.kind is PoolKind.LOCAL]
-    if slots or not pools:
-        return f"{slots} local slot{'' if slots == 1 else 's'}"
-    of_each = f"{pools[0].slots} slot{'' if pools[0].slots == 1 else 's'} each"
-    return f"{sum(pool.min for pool in pools)} to {sum(pool.max for pool in pools)} local workers as there is work, {of_each}"
+    parts = [f"{slots} local slot{'' if slots == 1 else 's'}"] if slots or not pools else []
+    if pools:
+        sizes = sorted({pool.slots for pool in pools})
+        of_each = f"{' or '.join(map(str, sizes))} slot{'' if sizes == [1] else 's'} each"
+        least, most = sum(pool.min for pool in pools), sum(pool.max for pool in pools)
+        parts.append(f"{least} to {most} local workers as there is work, {of_each}")
+    return " and ".join(parts)
+
+
+def require_server_of_pods(config: Config) -> None:
+    """Refuse pools of pods that nobody has told where to connect; what else pods need is known where they are made.
+
+    Raises ConfigError.
+    """
+    settings = config.autoscale
+    if not any(pool.kind is PoolKind.KUBERNETES for pool in settings.pools):
+        return
+    expected = "expected where the workers in pods connect: grpc[s]://HOST:PORT"
+    if not settings.server:
+        raise ConfigError(f"[autoscale] server is empty, {expected}")
+    try:
+        channel_target(settings.server)
+    except ValueError as error:
+        raise ConfigError(f"[autoscale] server is {settings.server!r}, {expected}") from error
 
 
 def pool_lines(config: Config) -> list[str]:

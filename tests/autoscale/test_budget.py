@@ -140,6 +140,10 @@ class TestPools:
         hold = pool_hold(self.settings, self.spent(1.0))
         assert (hold.startable, hold.why) == (0, "1.00 a day of pool small are spent")
 
+    def test_a_budget_of_less_than_a_cent_is_named_as_it_is(self) -> None:
+        hold = pool_hold(replace(self.settings, max_cost_per_day=0.004), self.spent(1.0))
+        assert hold.why == "0.004 a day of pool small are spent"
+
     def test_a_budget_is_stronger_than_min_but_ends_nothing(self) -> None:
         hold = pool_hold(self.settings, self.spent(2.0))
         held = pool(min=3, startable=hold.startable, held_back=hold.why)

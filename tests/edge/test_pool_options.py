@@ -72,6 +72,10 @@ def test_pools_of_processes_take_the_place_of_the_one_worker_that_stays(text: st
         ),
         ('[[autoscale.pools]]\nname = "a"\nenvironment = {A = "c\\u0000"}', "environment has 'A', expected .* no NUL"),
         ("[autoscale.tenants.alice]\nmax_slots = -1", "max_slots is -1"),
+        (
+            '[[autoscale.pools]]\nname = "a"\n[[autoscale.pools]]\nname = "b"\nmin = 5\nmax = 3',
+            r"^\[\[autoscale.pools\]\] max is 3, expected at least min, 5 \(pool b\)$",
+        ),
     ],
 )
 def test_what_is_wrong_with_pools_is_said_with_its_place(text: str, complaint: str) -> None:
@@ -87,7 +91,7 @@ def test_sizes_of_pools_may_be_texts() -> None:
 def test_a_listing_with_pools_read_again_is_the_same(tmp_path: Path) -> None:
     config = parse(
         f'workers = "0..8"\n{LOCAL}[[autoscale.pools]]\nname = "pods"\nimage = "x"\nproperties = {{gcc = ["12"]}}\n'
-        "[autoscale.tenants.alice]\nmax_slots = 3\n"
+        '[autoscale]\nserver = "grpc://rexec:8980"\n[autoscale.tenants.alice]\nmax_slots = 3\n'
     )
     file = tmp_path / "listed.toml"
     file.write_text(listing(config))
@@ -95,6 +99,24 @@ def test_a_listing_with_pools_read_again_is_the_same(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["check-config", str(file)])
     assert result.exit_code == 0
     assert "0 to 8 local workers as there is work, 2 slots each" in result.output
+    assert "pool pods: 0 to 10 pods" in result.output
+
+
+@pytest.mark.parametrize(("server", "said"), [("", "server is empty, "), ("http://rexec:8980", "server is 'http://")])
+def test_pods_that_cannot_know_where_to_connect_are_no_good_configuration(
+    server: str, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "rexec.toml"
+    file.write_text(f'[autoscale]\nserver = "{server}"\n[[autoscale.pools]]\nname = "pods"\nimage = "x"\n')
+    result = CliRunner().invoke(main, ["check-config", str(file)])
+    assert result.exit_code == 1
+    assert f"[autoscale] {said}" in result.output
+    assert "expected where the workers in pods connect: grpc[s]://HOST:PORT" in result.output
+
+
+def test_slots_that_stay_and_pools_of_several_sizes_are_all_named() -> None:
+    text = greeting(parse(f'slots = 2\n{LOCAL}[[autoscale.pools]]\nname = "b"\nkind = "local"\n'), ("127.0.0.1:1",))
+    assert "2 local slots and 0 to 13 local workers as there is work, 1 or 2 slots each" in text
 
 
 def test_the_greeting_names_pools() -> None:
