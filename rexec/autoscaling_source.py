@@ -141,8 +141,9 @@ class RemoteSource:
             call: FollowCall = follow(metadata=tuple(shown))
             try:
                 assert self._pools is not None
-                await self._write(call, self._pools)
+                # Before they are written, which may take as long as connecting: what is told meanwhile comes after them.
                 self._call = call
+                await self._write(call, self._pools)
                 while True:
                     message = await call.read()
                     if message is aio.EOF:

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -105,6 +106,25 @@ async def test_a_scheduler_elsewhere_is_told_of_the_pools_first(tmp_path: Path) 
             assert source.trouble == ""
             await source.tell(pools("a", "b"))
             await seen.knows("a", "b")
+
+
+async def test_what_is_told_while_the_scheduler_is_dialled_reaches_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with server(tmp_path) as (seen, address):
+        source = RemoteSource([address], ConnectionSettings())
+        await source.tell(pools("early"))
+        write = source._write
+
+        async def slowly(call: Any, message: autoscaling_pb2.FromAutoscaler) -> None:
+            await write(call, message)
+            if message == pools("early"):
+                await source.tell(pools("late"))
+
+        monkeypatch.setattr(source, "_write", slowly)
+        async with aclosing(source.snapshots()) as snapshots:
+            await anext(snapshots)
+            await seen.knows("late")
 
 
 async def test_a_scheduler_that_is_away_is_found_again_and_told_what_was_told_last(
