@@ -57,6 +57,27 @@ def test_what_the_guide_has_in_a_directory_of_ones_own_is_taken(tmp_path: Path) 
     assert pool.image == "REGISTRY/rexec-worker:1"
 
 
+def test_the_guides_pull_secret_storage_class_and_own_template_reach_what_they_are_for(tmp_path: Path) -> None:
+    guide = (KUBERNETES.parent.parent / "docs" / "kubernetes.md").read_text()
+    (script,) = re.findall(r"```sh\n(.*?)```", guide, re.DOTALL)
+    patches, generator = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
+    shutil.copytree(KUBERNETES, tmp_path / "deploy" / "kubernetes")
+    subprocess.run(["bash", "-euc", script], cwd=tmp_path, check=True, timeout=60)
+    template = (KUBERNETES / "workers" / "config" / "worker.yaml").read_text() + "  nodeSelector: {pool: builds}\n"
+    (tmp_path / "mine" / "worker.yaml").write_text(template)
+    with (tmp_path / "mine" / "kustomization.yaml").open("a") as file:
+        file.write(generator + patches)  # the generator's line goes on with the list that ends there
+    manifests = list(rendered(tmp_path / "mine"))
+    accounts = [made for made in manifests if made["kind"] == "ServiceAccount"]
+    assert {account["metadata"]["name"] for account in accounts} == {"rexec", "rexec-worker"}
+    assert all(account["imagePullSecrets"] == [{"name": "registry"}] for account in accounts)
+    (claim,) = [made for made in manifests if made["kind"] == "PersistentVolumeClaim"]
+    assert claim["spec"]["storageClassName"] == "CLASS"
+    (workers,) = [made for made in manifests if made["metadata"]["name"] == "rexec-worker-config"]
+    assert workers["data"]["worker.yaml"] == template
+    assert "worker.toml" in workers["data"]
+
+
 def test_the_script_says_what_it_wants() -> None:
     ended = subprocess.run(
         ["bash", str(KUBERNETES / "make-secrets.sh")], capture_output=True, text=True, timeout=60, check=False
