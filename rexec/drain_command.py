@@ -106,7 +106,7 @@ def drain(
                 (worker.name, str(worker.kept), str(worker.handed_back), "when it comes back" if worker.away else "now")
                 for worker in answer.workers
             )
-            echo_lines(columns(("WORKER", "MAY END", "HANDED BACK", "LEAVES FROM"), rows, terminal_width()))
+            echo_lines(columns(("WORKER", "MAY END", "HANDED BACK", "STARTS TO LEAVE"), rows, terminal_width()))
         elif not answer.unknown:
             say("no such worker")
         if answer.workers_left_out:
