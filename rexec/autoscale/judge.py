@@ -3,6 +3,7 @@ and what is wrong with each pool, for people."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
@@ -65,12 +66,18 @@ class Judge:
         self._lately.keep(decisions)
         self._failures.keep(decisions)
         held_up = _held_up(pools, view.waiting, over_budget)
-        problems = {
-            pool.name: _problem(
-                pool, decisions[pool.name], holds[pool.name], overall, view, machines, held_up.get(pool.name, ())
+        number = Counter(view.shapes[member.pool].family for member in view.members)
+        for pool in pools:
+            number[pool.family] += decisions[pool.name].start
+        problems: dict[str, str] = {}
+        for pool in pools:
+            limit = overall
+            if pool.name != pool.family and number[pool.family] >= pool.family_max:
+                # Its own workers do not show that, as those of other pools do.
+                limit = Hold(0, f"{pool.family_max} workers are the most of pool {pool.family}")
+            problems[pool.name] = _problem(
+                pool, decisions[pool.name], holds[pool.name], limit, view, machines, held_up.get(pool.name, ())
             )
-            for pool in pools
-        }
         for family in self._settings.pools:
             if family.container_images and (problem := self._hands.problem_of(family)):
                 problems[family.name] = problem
@@ -96,7 +103,7 @@ def _problem(
     pool: PoolView,
     decision: PoolDecision,
     hold: Hold,
-    overall: Hold,
+    limit: Hold,
     view: FleetView,
     machines: Mapping[str, Machine],
     over_budget: Iterable[str],
@@ -105,8 +112,8 @@ def _problem(
     said: list[str] = []
     if hold.why:  # also while another try is under way
         said.append(hold.why)
-    elif decision.missing and overall.why:
-        said.append(overall.why)
+    elif decision.missing and limit.why:
+        said.append(limit.why)
     stuck = [
         machines[member.name].problem
         for member in view.members

@@ -11,7 +11,7 @@ from rexec.autoscale.life import STAYS_GRACE_SECONDS, STAYS_SECONDS
 from rexec.autoscale.provider import Phase
 from rexec.autoscale.settings import TenantBudget
 from rexec.autoscale.spending import Spending
-from tests.autoscale.fleet import Fleet, Ledger, pool
+from tests.autoscale.fleet import Fleet, Ledger, pool, waiting
 
 DAY = 86_400.0
 
@@ -121,3 +121,18 @@ async def test_a_budget_is_no_problem_of_a_pool_that_could_not_do_its_work() -> 
         await fleet.waits(9, properties={"Pool": "cpp"})
         assert "2 slots are the most of tenant 'alice'" in fleet.source.pools["cpp"].problem
         assert fleet.source.pools["java"].problem == ""
+
+
+async def test_an_image_for_which_there_is_no_room_beside_others_is_told_so() -> None:
+    fleet = Fleet(pool("images", container_images=("*",), max=3, target_wait_seconds=1))
+    async with fleet.running():
+        await fleet.waits(5, properties={"container-image": "a"})
+        assert len(fleet.names) == 3
+        fleet.work.append(waiting(5, 10, {"container-image": "b"}))
+        await fleet.heard()
+        assert len(fleet.names) == 3
+        problems = {shape.problem for name, shape in fleet.source.pools.items() if name != "images"}
+        assert problems == {"3 workers are the most of pool images"}
+        fleet.work.clear()
+        await fleet.heard()
+        assert {shape.problem for shape in fleet.source.pools.values()} == {""}
