@@ -1,6 +1,6 @@
 """Where the autoscaler remembers what it has spent, so that a restart does not begin a new day.
 
-What is remembered is text that rexec/autoscale/budget.py makes and reads; here it is only kept.
+What is remembered is text that rexec/autoscale/spending.py makes and reads; here it is only kept.
 """
 
 from __future__ import annotations
