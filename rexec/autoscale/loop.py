@@ -233,8 +233,10 @@ class Autoscaler:
     def _note_workers(self, view: FleetView, machines: Mapping[str, Machine], now: float, wall: float) -> None:
         """Learn from the workers that are attached."""
         pool_of = {member.name: member.pool for member in view.members}
-        for name in view.workers:
+        for name, worker in view.workers.items():
             life = self._lives[name]
+            if worker.leases and not worker.draining and not life.counts_as_leaving(now):
+                life.asked_to_leave_at = float("-inf")  # it had got something to do first, and stays
             if life.came_at is None:
                 life.came_at = now
                 seconds = max(0.0, wall - machines[name].created_at)

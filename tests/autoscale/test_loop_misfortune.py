@@ -136,3 +136,21 @@ async def test_an_image_for_which_there_is_no_room_beside_others_is_told_so() ->
         fleet.work.clear()
         await fleet.heard()
         assert {shape.problem for shape in fleet.source.pools.values()} == {""}
+
+
+async def test_a_worker_that_was_to_go_but_got_work_first_is_waited_for_when_the_scheduler_is_started_again() -> None:
+    fleet = Fleet(pool(max=1, idle_seconds=10))
+    async with fleet.running():
+        await fleet.waits(1)
+        await fleet.attach()
+        await fleet.waits(0)
+        await fleet.pass_time(20)
+        assert fleet.source.leaves
+        await fleet.attach(busy_slots=1)
+        await fleet.pass_time(20)
+        running = dict(fleet.workers)
+        fleet.workers.clear()
+        await fleet.pass_time(15)
+        fleet.workers = running
+        await fleet.pass_time(5)
+        assert fleet.machines.removed == []
