@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import signal
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +25,8 @@ class GroupTree(GroupFiles):
     """Below a root of its own, with /proc/self/cgroup."""
 
     def __init__(self, root: Path, path: str = "/", controllers: str = "cpu memory pids", swap: bool = True) -> None:
+        self._one_at_a_time = threading.RLock()
+        """The kernel does each of these in one step; the worker's thread moves processes while a test kills them."""
         self.root = str(root)
         self.own = root / "sys/fs/cgroup" / path.strip("/")
         self.has_swap = swap
@@ -41,6 +44,10 @@ class GroupTree(GroupFiles):
         self._fill(group, (group.parent / "cgroup.subtree_control").read_text())
 
     def remove(self, group: Path) -> None:
+        with self._one_at_a_time:
+            self._remove(group)
+
+    def _remove(self, group: Path) -> None:
         if self.processes(group):
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
         if group.exists():
@@ -50,6 +57,10 @@ class GroupTree(GroupFiles):
             raise FileNotFoundError(errno.ENOENT, "no such group")
 
     def write(self, path: Path, text: str) -> None:
+        with self._one_at_a_time:
+            self._write(path, text)
+
+    def _write(self, path: Path, text: str) -> None:
         group = path.parent
         match path.name:
             case "cgroup.procs":
@@ -75,13 +86,15 @@ class GroupTree(GroupFiles):
                 path.write_text(text)
 
     def read(self, path: Path) -> str:
-        if path.name in ("cgroup.procs", "cgroup.events"):
-            alive = {pid for pid in self.processes(path.parent) if _is_alive(pid)}
-            self._set_processes(path.parent, alive)
-        return super().read(path)
+        with self._one_at_a_time:
+            if path.name in ("cgroup.procs", "cgroup.events"):
+                alive = {pid for pid in self.processes(path.parent) if _is_alive(pid)}
+                self._set_processes(path.parent, alive)
+            return super().read(path)
 
     def processes(self, group: Path) -> set[int]:
-        return {int(pid) for pid in (group / "cgroup.procs").read_text().split()} if group.exists() else set()
+        with self._one_at_a_time:
+            return {int(pid) for pid in (group / "cgroup.procs").read_text().split()} if group.exists() else set()
 
     def actions(self) -> list[Path]:
         """The groups of actions that are there now."""

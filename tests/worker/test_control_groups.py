@@ -260,7 +260,7 @@ async def test_an_action_killed_by_the_kernel_is_told_as_one_killed_by_the_worke
     worker.context.oom = OomWatch((counter,))
     running = asyncio.create_task(worker.sh("echo so far; exec sleep 1000", env=PATH))
     async with asyncio.timeout(30):
-        # Until the command is in it: in bubblewrap others are before it, and a sandbox that is half made is not what is tried here.
+        # Until the command is in it: in bubblewrap others are before it, and a sandbox that is half made is not tried here.
         while not (tree.actions() and any(map(_sleeps, tree.processes(tree.actions()[0])))):
             await asyncio.to_thread(lambda: None)
         [path] = tree.actions()
