@@ -59,6 +59,8 @@ class BrokerSource:
             except StatusError as error:
                 log.debug("the scheduler is not to be followed", why=str(error))
             finally:
+                if self._follower is not None:
+                    self._follower.close()
                 self._follower = None
             await asyncio.sleep(LONGEST_PAUSE_SECONDS)
 

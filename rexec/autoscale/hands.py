@@ -108,6 +108,9 @@ class Hands:
         except Refused as refusal:
             log.warning("a worker cannot be taken away", worker=name, why=str(refusal))
             wait = min(MAX_RETRY_SECONDS, max(wait, refusal.retry_after_seconds or 0.0))
+        except asyncio.CancelledError:
+            life.removing = False  # whoever goes on with the loop has to try again
+            raise
         except Exception:
             log.exception("a worker could not be taken away", worker=name)
         else:

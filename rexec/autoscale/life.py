@@ -51,6 +51,8 @@ class Life:
     pool: str = ""
     family: str = ""
     """Of one that this process asked for: what for."""
+    stayed: bool = False
+    """Whether its worker has been there for AT_ONCE_SECONDS."""
     appeared: bool = False
     """Whether its provider has shown it."""
     came_at: float | None = None

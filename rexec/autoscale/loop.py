@@ -247,7 +247,8 @@ class Autoscaler:
                     self._failures.came(pool, seconds)
                     log.info("worker has come", pool=pool, worker=name, seconds=round(seconds, 1))
             life.seen_at = now
-            if now - life.came_at > AT_ONCE_SECONDS and name in pool_of:
+            if not life.stayed and now - life.came_at > AT_ONCE_SECONDS and name in pool_of:
+                life.stayed = True
                 self._early.stayed(pool_of[name])
         slots = {pool.name: pool.offer.slots for pool in view.pools}
         for pool, offers in offers_by_pool(view, self._snapshot, slots).items():

@@ -111,7 +111,7 @@ class PoolSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         try:
             self._require_usable()
         except ValueError as error:
-            raise ValueError(f"{error} (pool {self.name})") from error
+            raise ValueError(f"{error} (pool {self.name[:80]})") from error
 
     def _require_usable(self) -> None:
         _require("target_wait_seconds", self.target_wait_seconds, DAY_SECONDS, least=0.001)
