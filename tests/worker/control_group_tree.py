@@ -94,7 +94,9 @@ class GroupTree(GroupFiles):
 
     def processes(self, group: Path) -> set[int]:
         with self._one_at_a_time:
-            return {int(pid) for pid in (group / "cgroup.procs").read_text().split()} if group.exists() else set()
+            found = {int(pid) for pid in (group / "cgroup.procs").read_text().split()} if group.exists() else set()
+            # What a process starts is where that is. Only actions are followed: the agent is the test itself.
+            return found | _descendants(found) if group.name.startswith("action-") else found
 
     def actions(self) -> list[Path]:
         """The groups of actions that are there now."""
@@ -114,6 +116,15 @@ class GroupTree(GroupFiles):
     def _set_processes(self, group: Path, pids: set[int]) -> None:
         (group / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in sorted(pids)))
         (group / "cgroup.events").write_text(f"populated {int(bool(pids))}\nfrozen 0\n")
+
+
+def _descendants(pids: set[int]) -> set[int]:
+    found: set[int] = set()
+    for pid in pids:
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            with suppress(OSError):
+                found |= {int(child) for child in children.read_text().split()}
+    return found | _descendants(found) if found else found
 
 
 def _is_alive(pid: int) -> bool:
