@@ -76,9 +76,10 @@ async def test_a_command_that_cannot_be_watched_is_ended(worker: Worker, monkeyp
         return pidfd_open(pid, flags)
 
     monkeypatch.setattr(os, "pidfd_open", full_at_first)
+    gc.collect()  # or what tests before this one have left may close meanwhile
     descriptors = os.listdir("/proc/self/fd")
     finished = await worker.sh("exec sleep 1000")
     assert finished.failure == worker_pb2.Finished.INFRASTRUCTURE
     with pytest.raises(ProcessLookupError):
         os.kill(started[0], 0)
-    assert len(os.listdir("/proc/self/fd")) == len(descriptors)
+    assert len(os.listdir("/proc/self/fd")) <= len(descriptors)
