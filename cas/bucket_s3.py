@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cas.bucket import Bucket, BucketUnusable
+from cas.extras import how_to_install
 from cas.objects_config import ObjectSettings
 
 KEY_SECONDS: Final = 60.0
@@ -25,7 +26,7 @@ async def open_bucket(settings: ObjectSettings) -> AsyncIterator[Bucket]:
         from obstore.store import S3Store
     except ImportError as missing:
         raise BucketUnusable(
-            "a store of kind \"objects\" needs the library obstore: pip install 'rexec[objects]'"
+            f'a store of kind "objects" needs the library obstore: {how_to_install("objects")}'
         ) from missing
     options: dict[str, Any] = {"region": settings.region or os.environ.get("AWS_REGION") or "us-east-1"}
     if settings.endpoint:

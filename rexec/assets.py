@@ -9,6 +9,7 @@ from pathlib import Path
 from cas.assets import Presence
 from cas.assets_config import AssetSettings
 from cas.assets_disk import DiskAssets
+from cas.extras import how_to_install
 from cas.fetch import Fetcher
 from cas.fetch_address import Guard
 from cas.fetch_origins import Origins, OutsideOrigins
@@ -43,7 +44,7 @@ async def _outside(settings: AssetSettings, spool_directory: Path) -> AsyncItera
     try:
         from cas.fetch_http import HttpSource  # most servers fetch nothing: they need not have its library
     except ModuleNotFoundError as error:
-        raise FetchUnusable(f"[assets] fetch needs the package {error.name}: pip install 'rexec[fetch]'") from error
+        raise FetchUnusable(f"[assets] fetch needs the package {error.name}: {how_to_install('fetch')}") from error
     source = HttpSource(settings, Guard(settings.networks()))
     async with Fetcher(settings, source, spool_directory) as fetcher:
         yield OutsideOrigins(fetcher)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cas.extras import how_to_install
 from rexec.autoscale.ledger import FileLedger, ForgottenLedger, LedgerStore
 from rexec.autoscale.local_processes import LocalProcesses
 from rexec.autoscale.loop import Autoscaler
@@ -102,7 +103,7 @@ async def _pods(settings: AutoscaleSettings, directory: Path) -> AsyncIterator[K
         from rexec.autoscale.kubernetes_provider import open_provider
     except ModuleNotFoundError as error:
         raise CannotScale(
-            f"pools of kind 'kubernetes' need the package {error.name}: pip install 'rexec[kubernetes]'"
+            f"pools of kind 'kubernetes' need the package {error.name}: {how_to_install('kubernetes')}"
         ) from error
     async with AsyncExitStack() as stack:
         try:

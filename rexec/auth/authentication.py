@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from cas.context import Identity
 from cas.errors import NotAuthenticated
+from cas.extras import how_to_install
 from rexec.auth.certificates import Certificates
 from rexec.auth.credentials import AuthUnusable, Credentials, Refused
 from rexec.auth.identities import THE_SERVERS_OWN, identity_of
@@ -88,7 +89,7 @@ def _web_tokens(settings: JwtSettings) -> tuple[WebTokens, FetchedKeys | None]:
         from rexec.auth.keys import FetchedKeys, FileKeys, over_https
         from rexec.auth.web_tokens import WebTokens
     except ModuleNotFoundError as missing:
-        raise AuthUnusable(f"[auth.jwt] needs {missing.name}: pip install 'rexec[auth]'") from missing
+        raise AuthUnusable(f"[auth.jwt] needs {missing.name}: {how_to_install('auth')}") from missing
     if settings.jwks_file:
         return WebTokens(settings, FileKeys(Path(settings.jwks_file), settings.algorithms)), None
     fetched = FetchedKeys(settings, over_https(settings))

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from cas.extras import how_to_install
 from rexec.autoscale.kubernetes_messages import Status, plain
 
 REQUEST_SECONDS: Final = 15.0
@@ -162,7 +163,7 @@ async def open_api(kubeconfig: str = "", namespace: str = "") -> AsyncIterator[K
         from kubernetes.aio import client, config
     except ImportError as missing:
         raise KubernetesUnusable(
-            f"{missing.name} is not installed, expected the extra 'kubernetes': pip install 'rexec[kubernetes]'"
+            f"{missing.name} is not installed, expected the extra 'kubernetes': {how_to_install('kubernetes')}"
         ) from missing
     configuration = client.Configuration()
     renewal: asyncio.Task[None] | None = None

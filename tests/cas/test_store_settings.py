@@ -104,7 +104,7 @@ async def test_an_object_store_without_its_library_says_how_to_install_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "obstore.store", None)
     settings = StoreSettings(kind="objects", objects=ObjectSettings(bucket="s3://builds"), directory=str(tmp_path))
-    with pytest.raises(BucketUnusable, match=r"pip install 'rexec\[objects\]'"):
+    with pytest.raises(BucketUnusable, match=r"pip install '.\[objects\]'"):
         await open_stores(settings).__aenter__()
 
 

@@ -93,6 +93,6 @@ async def test_without_the_http_client_the_server_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     monkeypatch.delitem(sys.modules, "cas.fetch_http", raising=False)
-    with pytest.raises(CannotServe, match=r"rexec\[fetch\]"):
+    with pytest.raises(CannotServe, match=r"pip install .\.\[fetch\]"):
         async with running(config(tmp_path, "[assets]\nfetch = true")):
             pass

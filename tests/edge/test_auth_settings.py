@@ -77,7 +77,7 @@ def test_what_signed_tokens_need_is_named_when_it_is_not_installed(
     for name in ("rexec.auth.keys", "rexec.auth.web_tokens"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     settings = parse(f'[auth.jwt]\n{JWT}jwks_file = "x"').auth
-    with pytest.raises(AuthUnusable, match=rf"needs {module}: pip install 'rexec\[auth\]'"):
+    with pytest.raises(AuthUnusable, match=rf"needs {module}: in rexec's checkout, .venv/bin/pip install '.\[auth\]'"):
         Authentication(settings)
 
 
