@@ -212,6 +212,8 @@ def test_idle_workers_that_are_drained_leave_at_once(bench: Bench) -> None:
         bench.worker("c", pool="y") as c,
         bench.worker("d", pool="z") as d,
     ):
+        # One that an earlier test has killed is away until the scheduler gives it up.
+        wait_until(lambda: set(bench.states()) == {"a", "b", "c", "d"}, "only the workers of this test", 60)
         by_name = bench.rexec("drain", "a", "--wait", "--timeout", "30")
         assert (by_name.returncode, by_name.stderr.splitlines()[-1]) == (0, "rexec: it has left")
         assert bench.states() == {"b": "ready", "c": "ready", "d": "ready"}
